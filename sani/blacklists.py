@@ -1,0 +1,344 @@
+"""The blacklist: terms to forget, and where they stand in a text (PAPER §3.1)."""
+
+import csv
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from datasets import Dataset
+
+from .runs import fingerprint, replacing
+
+KINDS = ("direct", "indirect", "confidential")  # strongest first
+AMBIGUOUS = ("span", "everywhere")
+
+# A word (letters and digits, with combining marks) or one other character; no hyphens or underscores, which
+# separate words like white space does, so that "Jean-Pierre" and "Jean Pierre" are one term.
+ATOM = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*|[^\w\s\-\u00ad\u2010-\u2015]")
+WORD = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*")
+# A word written by itself: "smith" in "smith@example.org" does not make a name a common word.
+ALONE = re.compile(r"(?<!\S)[^\W_]+(?=[\s.,;:!?)]|$)")
+
+Key = tuple[str, ...]
+
+
+class Hit(NamedTuple):
+    """A blacklisted term found in a text: characters start to end; `gold` if it lies on an annotated span."""
+
+    start: int
+    end: int
+    term_id: int
+    kind: str
+    gold: bool
+
+
+@lru_cache(maxsize=1 << 18)
+def _fold(word: str) -> str:
+    return unicodedata.normalize("NFKC", word).casefold()
+
+
+@lru_cache(maxsize=1 << 18)
+def _compose(word: str) -> str:
+    return unicodedata.normalize("NFKC", word)
+
+
+def is_number(key: Key) -> bool:
+    """Whether a term is too short a number ("71", "03/14") to mean the same wherever it stands."""
+    text = "".join(key)
+    return not any(c.isalpha() for c in text) and sum(c.isdigit() for c in text) < 6
+
+
+class Blacklist:
+    """Terms with a kind (direct, indirect, confidential) and where they count: everywhere, or at annotated spans only.
+
+    `Blacklist(["John Smith", …], kind="direct")` or one of the `from_…` constructors; `|`, `-`, `&` combine.
+    Matching is by whole words, case-insensitive unless `case_sensitive`, longest match first, across white space,
+    line ends and hyphens; on overlap annotated spans and then direct > indirect > confidential win.
+    Its `repr` shows counts, never terms.
+    """
+
+    def __init__(self, terms: Iterable[str] = (), kind: str = "direct", case_sensitive: bool = False):
+        _check_kind(kind)
+        self.case_sensitive = case_sensitive
+        self._entries: dict[Key, tuple[str, str, bool]] = {}
+        for term in terms:
+            self._add(term, kind)
+
+    # --- where terms come from
+
+    @classmethod
+    def from_annotations(
+        cls,
+        corpus: Dataset,
+        types: Sequence[str] | None = None,
+        ambiguous: str = "span",
+        default_kind: str = "direct",
+        case_sensitive: bool = False,
+    ) -> "Blacklist":
+        """Every annotated identifier of a corpus (of the given types).
+
+        `ambiguous="span"`: short numbers and single common words ("71", "May") count only where they are annotated;
+        a word is common if it has one or two letters, or if the corpus outside its annotated spans also writes it in
+        lower case or has it more often than annotated. `"everywhere"` matches them all.
+        """
+        if ambiguous not in AMBIGUOUS:
+            raise ValueError(f"ambiguous={ambiguous!r} is unknown; use one of {', '.join(AMBIGUOUS)}")
+        _check_kind(default_kind)
+        known = {span["type"] for spans in corpus["identifiers"] for span in spans}
+        if types is not None and (unknown := set(types) - known):
+            raise ValueError(f"the corpus has no identifiers of type {sorted(unknown)}; it has {sorted(known)}")
+        blacklist = cls(case_sensitive=case_sensitive)
+        annotated: Counter[Key] = Counter()
+        outside, lower = Counter(), set()
+        for text, spans in zip(corpus["text"], corpus["identifiers"]):
+            pieces, end = [], 0
+            for span in sorted(spans, key=lambda s: s["start"]):
+                pieces.append(text[end : span["start"]])
+                end = span["end"]
+                if types is None or span["type"] in types:
+                    if key := blacklist._add(text[span["start"] : end], span["kind"] or default_kind):
+                        annotated[key] += 1
+            rest = "\n".join((*pieces, text[end:]))
+            outside.update(map(_fold, WORD.findall(rest)))
+            lower.update(_fold(word) for word in set(ALONE.findall(rest)) if word.islower())
+        if not annotated:
+            raise ValueError(
+                "the corpus has no annotated identifiers to make a blacklist of; "
+                "use Blacklist.from_rare_words(corpus), Blacklist.from_file(path) or Blacklist([...])"
+            )
+        if ambiguous == "span":
+            for key, (text, kind, _) in list(blacklist._entries.items()):
+                common = len(key) == 1 and (
+                    len(key[0]) < 3 or _fold(key[0]) in lower or outside[_fold(key[0])] > annotated[key]
+                )
+                blacklist._entries[key] = (text, kind, not (common or is_number(key)))
+        return blacklist
+
+    @classmethod
+    def from_rare_words(cls, corpus: Dataset, k: int = 2, case_sensitive: bool = False) -> "Blacklist":
+        """Indirect identifiers: words that stand in the records of fewer than `k` persons, outside direct identifiers.
+
+        Words have at least two letters. Source: PAPER §2, reading of arXiv 2501.02407 (person–word bipartite graph).
+        """
+        if k < 2:
+            raise ValueError(f"k={k}: no word stands in the records of fewer than one person; use k ≥ 2")
+        persons: dict[str, set[str]] = defaultdict(set)
+        surface: dict[str, str] = {}
+        direct: set[str] = set()
+        for text, person, spans in zip(corpus["text"], corpus["person_id"], corpus["identifiers"]):
+            end = 0
+            pieces = []
+            for span in sorted((s for s in spans if s["kind"] != "indirect"), key=lambda s: s["start"]):
+                pieces.append(text[end : span["start"]])
+                end = span["end"]
+                direct.update(map(_fold, WORD.findall(text[span["start"] : end])))
+            for word in set(WORD.findall("\n".join((*pieces, text[end:])))):
+                if sum(c.isalpha() for c in word) > 1:
+                    folded = _fold(word)
+                    surface.setdefault(folded, word)
+                    if len(persons[folded]) < k:
+                        persons[folded].add(person)
+        blacklist = cls(case_sensitive=case_sensitive)
+        for word in sorted(persons):
+            if len(persons[word]) < k and word not in direct:
+                blacklist._add(surface[word], "indirect")
+        return blacklist
+
+    @classmethod
+    def from_file(cls, path: str | Path, kind: str = "direct", case_sensitive: bool = False) -> "Blacklist":
+        """A file of one term per line, or CSV with the header `term,kind` (and `match`: everywhere or span)."""
+        _check_kind(kind)
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no blacklist file {path}; expected a term per line, or CSV with header term,kind")
+        blacklist = cls(case_sensitive=case_sensitive)
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 at byte {error.start}; convert the file to UTF-8") from None
+        header = next(csv.reader(lines[:1]), [])
+        if "term" in header:
+            for row in csv.DictReader(lines):
+                if row["term"] and row["term"].strip():
+                    where = row.get("match") or "everywhere"
+                    if where not in AMBIGUOUS or (row.get("kind") or kind) not in KINDS:
+                        raise ValueError(
+                            f"{path}: a row has an unknown kind or match; kinds are {', '.join(KINDS)}, "
+                            f"match is one of {', '.join(AMBIGUOUS)}"
+                        )
+                    blacklist._add(row["term"], row.get("kind") or kind, where == "everywhere")
+        else:
+            for line in lines:
+                if line.strip():
+                    blacklist._add(line, kind)
+        if not blacklist:
+            raise ValueError(f"{path}: no term in it; expected a term per line, or CSV with header term,kind")
+        return blacklist
+
+    def _add(self, term: str, kind: str, everywhere: bool = True) -> Key | None:
+        _check_kind(kind)
+        key = self.key(term)
+        if key:
+            text, old_kind, old_everywhere = self._entries.get(key, (" ".join(term.split()), kind, everywhere))
+            self._entries[key] = (text, min(kind, old_kind, key=KINDS.index), everywhere or old_everywhere)
+            self.__dict__.pop("_index", None)
+        return key or None
+
+    def key(self, term: str) -> Key:
+        """The words a term is matched by, without punctuation at its ends; () if there is no letter or digit."""
+        normal = _compose if self.case_sensitive else _fold
+        atoms = [normal(atom) for atom in ATOM.findall(term)]
+        while atoms and not atoms[0][0].isalnum():
+            atoms.pop(0)
+        while atoms and not atoms[-1][0].isalnum():
+            atoms.pop()
+        return tuple(atoms)
+
+    # --- what is in it
+
+    @cached_property
+    def _index(self) -> tuple[dict[Key, int], dict[str, list[int]]]:
+        ids = {key: i for i, key in enumerate(sorted(self._entries))}
+        lengths: dict[str, set[int]] = defaultdict(set)
+        for key, (_, _, everywhere) in self._entries.items():
+            if everywhere:
+                lengths[key[0]].add(len(key))
+        return ids, {first: sorted(n, reverse=True) for first, n in lengths.items()}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Blacklist) and self.fingerprint == other.fingerprint
+
+    __hash__ = None
+
+    def __contains__(self, term: str) -> bool:
+        return self.key(term) in self._entries
+
+    def __repr__(self) -> str:
+        counts = Counter(kind for _, kind, _ in self._entries.values())
+        spans = sum(not everywhere for _, _, everywhere in self._entries.values())
+        kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+        return f"<Blacklist: {len(self)} terms ({kinds or 'empty'}); {spans} count only where annotated>"
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with any term, kind or rule of matching."""
+        return fingerprint(self.case_sensitive, sorted((k, v[1], v[2]) for k, v in self._entries.items()))
+
+    def terms(self, reveal: bool = False) -> pd.DataFrame:
+        """A row per term: term_id, kind, words, match; with `reveal=True` the term itself."""
+        ids, _ = self._index
+        rows = [
+            {"term_id": i, "kind": kind, "words": len(key), "match": AMBIGUOUS[everywhere]}
+            | ({"term": text} if reveal else {})
+            for key, i in ids.items()
+            for text, kind, everywhere in [self._entries[key]]
+        ]
+        return pd.DataFrame(rows, columns=["term_id", "kind", "words", "match"] + ["term"] * reveal)
+
+    def _combine(self, other: "Blacklist", keys: Iterable[Key]) -> "Blacklist":
+        if self.case_sensitive != other.case_sensitive:
+            raise ValueError("one blacklist is case-sensitive and the other is not; make both alike")
+        result = Blacklist(case_sensitive=self.case_sensitive)
+        for key in keys:
+            entries = [side._entries[key] for side in (self, other) if key in side._entries]
+            kind = min((entry[1] for entry in entries), key=KINDS.index)
+            result._entries[key] = (entries[0][0], kind, any(entry[2] for entry in entries))
+        return result
+
+    def __or__(self, other: "Blacklist") -> "Blacklist":
+        return self._combine(other, [*self._entries, *(k for k in other._entries if k not in self._entries)])
+
+    def __and__(self, other: "Blacklist") -> "Blacklist":
+        return self._combine(other, [k for k in self._entries if k in other._entries])
+
+    def __sub__(self, other: "Blacklist") -> "Blacklist":
+        return self._combine(other, [k for k in self._entries if k not in other._entries])
+
+    def save(self, path: str | Path) -> None:
+        """Write CSV `term,kind,match`, mode 0600. The file holds the terms in clear."""
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["term", "kind", "match"])
+            for key in sorted(self._entries):
+                text, kind, everywhere = self._entries[key]
+                writer.writerow([text, kind, AMBIGUOUS[everywhere]])
+
+    load = from_file
+
+    # --- where its terms stand
+
+    def find(self, text: str, identifiers: Iterable[Mapping] = ()) -> list[Hit]:
+        """The terms in a text: sorted, disjoint spans. `identifiers` are the record's annotated spans, if any."""
+        ids, lengths = self._index
+        gold = sorted((span["start"], span["end"]) for span in identifiers)
+        found = []
+        for start, end in gold:
+            if (term_id := ids.get(key := self.key(text[start:end]))) is not None:
+                found.append(Hit(start, end, term_id, self._entries[key][1], True))
+        if lengths:
+            normal = _compose if self.case_sensitive else _fold
+            atoms = [(match.start(), match.end(), normal(match.group())) for match in ATOM.finditer(text)]
+            words = [word for _, _, word in atoms]
+            for i, word in enumerate(words):
+                for length in lengths.get(word, ()):
+                    key = tuple(words[i : i + length])
+                    if len(key) == length and key in ids and self._entries[key][2]:
+                        start, end = atoms[i][0], atoms[i + length - 1][1]
+                        on_gold = any(s <= start and end <= e for s, e in gold)
+                        found.append(Hit(start, end, ids[key], self._entries[key][1], on_gold))
+        annotated = set(gold)
+        found.sort(key=lambda h: (KINDS.index(h.kind), (h.start, h.end) not in annotated, h.start - h.end, h.start))
+        taken: list[Hit] = []
+        free = bytearray(b"\x01") * len(text)
+        for hit in found:
+            if all(free[hit.start : hit.end]):
+                free[hit.start : hit.end] = bytes(hit.end - hit.start)
+                taken.append(hit)
+        return sorted(taken)
+
+    def find_all(self, corpus: Dataset) -> Iterator[list[Hit]]:
+        """`find` over every record of a corpus, in order."""
+        for text, identifiers in zip(corpus["text"], corpus["identifiers"]):
+            yield self.find(text, identifiers)
+
+    def coverage(self, corpus: Dataset) -> pd.DataFrame:
+        """What becomes untrainable: by kind (and all), hits, words in them and their share of the corpus's words."""
+        hits, covered, words = Counter(), Counter(), 0
+        for text, found in zip(corpus["text"], self.find_all(corpus)):
+            words += len(WORD.findall(text))
+            for hit in found:
+                hits[hit.kind] += 1
+                covered[hit.kind] += len(WORD.findall(text[hit.start : hit.end]))
+        rows = [(kind, hits[kind], covered[kind]) for kind in KINDS] + [("all", hits.total(), covered.total())]
+        table = pd.DataFrame(rows, columns=["kind", "hits", "words"])
+        return table.assign(share=table["words"] / max(words, 1))
+
+    def collisions(self, corpus: Dataset, reveal: bool = False) -> pd.DataFrame:
+        """A row per term that also stands outside annotated spans: how often annotated and elsewhere, and its rule."""
+        everywhere = Blacklist(case_sensitive=self.case_sensitive)
+        everywhere._entries = {key: (text, kind, True) for key, (text, kind, _) in self._entries.items()}
+        annotated, elsewhere = Counter(), Counter()
+        for found in everywhere.find_all(corpus):
+            for hit in found:
+                (annotated if hit.gold else elsewhere)[hit.term_id] += 1
+        table = self.terms(reveal)
+        table = table.assign(
+            annotated=[annotated[i] for i in table["term_id"]], elsewhere=[elsewhere[i] for i in table["term_id"]]
+        )
+        return table[table["elsewhere"] > 0].sort_values("elsewhere", ascending=False, ignore_index=True)
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} is unknown; use one of {', '.join(KINDS)}")

@@ -1,0 +1,328 @@
+"""Blocks: a corpus as rows of tokens that know their word, their unit and whether they are blacklisted."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset, DatasetInfo, Features, Sequence, Value
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from .blacklists import KINDS, Blacklist
+from .paths import runs
+from .runs import fingerprint, private_folder, publish, source_fingerprint
+
+COLUMNS = {
+    "input_ids": "int32",
+    "attention_mask": "int8",
+    "word_ids": "int32",
+    "unit_ids": "int32",
+    "sensitive": "int8",
+    "term_ids": "int32",
+    "record_ids": "int32",
+    "gold": "int8",
+}
+CODES = {kind: code for code, kind in enumerate(KINDS, start=1)}
+
+# Every character that is not white space belongs to exactly one word: letters and digits, or one other character.
+WORD = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*|\S")
+
+
+def align(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids (n,) of a text without special tokens, and character offsets (n, 2) trimmed of white space, int64.
+
+    The offsets cover every character that the tokenizer keeps; two tokens share one only when both are pieces of it.
+    """
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids = np.asarray(encoding["input_ids"], dtype=np.int64)
+    return ids, _trim(text, np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2))
+
+
+def _trim(text: str, offsets: np.ndarray) -> np.ndarray:
+    """Move both ends of each offset past white space; a token of white space alone keeps its own."""
+    space = np.fromiter((c.isspace() for c in text), dtype=bool, count=len(text))
+    where = np.arange(len(text))
+    after = np.minimum.accumulate(np.where(space, len(text), where)[::-1])[::-1]  # next other character, from each
+    before = np.maximum.accumulate(np.where(space, -1, where))  # last other character, up to each
+    starts, ends = offsets.T
+    new_starts = np.append(after, len(text))[starts]
+    new_ends = np.concatenate(([-1], before))[ends] + 1
+    blank = new_starts >= new_ends
+    return np.stack((np.where(blank, starts, new_starts), np.where(blank, ends, new_ends)), axis=1)
+
+
+def _words(text: str, offsets: np.ndarray) -> np.ndarray:
+    """The word (index) of each token; words that a token spans together count as one."""
+    if len(offsets) == 0:
+        return np.zeros(0, dtype=np.int64)
+    spans = np.array([match.span() for match in WORD.finditer(text)], dtype=np.int64).reshape(-1, 2)
+    starts, ends = offsets.T
+    first = np.searchsorted(spans[:, 1], starts, side="right")
+    last = np.searchsorted(spans[:, 0], ends - 1, side="right") - 1
+    joined = np.zeros(len(spans) + 1, dtype=bool)
+    for a, b in zip(first[last > first], last[last > first]):
+        joined[a + 1 : b + 1] = True
+    group = np.cumsum(~joined)
+    # White space alone stands between two words: a word of its own.
+    return np.where(last < first, -1 - first, group[np.minimum(first, len(spans))])
+
+
+def _changes(values: np.ndarray) -> np.ndarray:
+    return np.concatenate(([True], values[1:] != values[:-1]))[: len(values)]
+
+
+def _encode_record(text, ids, offsets, hits, record: int) -> np.ndarray:
+    """One record as an array (columns, tokens): id, new word?, new unit?, sensitive, term, gold, record."""
+    offsets = _trim(text, offsets)
+    spans = np.array([(h.start, h.end) for h in hits], dtype=np.int64).reshape(-1, 2)
+    index = np.searchsorted(spans[:, 1], offsets[:, 0], side="right")
+    inside = index < len(spans)
+    inside[inside] = spans[index[inside], 0] < offsets[inside, 1]
+    table = np.array([(CODES[h.kind], h.term_id, h.gold) for h in hits] + [(0, -1, 0)], dtype=np.int64)
+    sensitive, term, gold = table[np.where(inside, index, len(hits))].T
+    words = _words(text, offsets)
+    units = np.where(inside, len(text) + 1 + index, words)
+    return np.stack((ids, _changes(words), _changes(units), sensitive, term, gold, np.full(len(ids), record)))
+
+
+def _pack(stream: np.ndarray, capacity: int, last: bool) -> Iterator[tuple[int, int]]:
+    """Greedy rows (start, end) of at most `capacity` tokens that cut no unit, unless it is an ordinary one too long."""
+    starts = np.flatnonzero(stream[2])
+    position, size = 0, stream.shape[1]
+    while position < size and (last or size - position > capacity):
+        end = min(position + capacity, size)
+        if end < size:
+            boundary = starts[np.searchsorted(starts, end, side="right") - 1]
+            end = boundary if boundary > position else end
+        yield position, end
+        position = end
+
+
+def _without_separators(stream: np.ndarray, start: int, end: int) -> tuple[int, int]:
+    """Bounds of a row that neither begins nor ends with a separator of records."""
+    text = np.flatnonzero(stream[6, start:end] >= 0)
+    return (start + int(text[0]), start + int(text[-1]) + 1) if len(text) else (start, start)
+
+
+def _rows(stream, bounds, block_size, special, next_ids) -> dict[str, np.ndarray]:
+    """Rows (rows, block_size) of each column, from the token stream and the bounds of its rows."""
+    begin, finish, pad = special
+    rows = {name: np.full((len(bounds), block_size), -1, dtype=dtype) for name, dtype in COLUMNS.items()}
+    rows["input_ids"][:] = pad
+    rows["attention_mask"][:] = 0
+    for r, (start, end) in enumerate(bounds):
+        piece = stream[:, start:end]
+        n = end - start
+        body = slice(1, n + 1)
+        text = piece[6] >= 0
+        rows["input_ids"][r, 0], rows["input_ids"][r, n + 1] = begin, finish
+        rows["attention_mask"][r, : n + 2] = 1
+        rows["input_ids"][r, body] = piece[0]
+        for name, changes in (("word_ids", piece[1]), ("unit_ids", piece[2])):
+            new = changes.astype(bool) & text
+            new[np.flatnonzero(text)[:1]] = True
+            rows[name][r, body] = np.where(text, next_ids[name] + np.cumsum(new) - 1, -1)
+            next_ids[name] += int(new.sum())
+        for name, values in zip(("sensitive", "term_ids", "gold", "record_ids"), piece[3:]):
+            rows[name][r, body] = np.where(text, values, -1)
+    return rows
+
+
+def corpus_fingerprint(corpus: Dataset) -> str:
+    """16 hex digits that change with any text, person or annotated span of a corpus."""
+    digest = hashlib.sha256()
+    for row in corpus:
+        digest.update(json.dumps([row[name] for name in ("text", "record_id", "person_id", "identifiers")]).encode())
+    return digest.hexdigest()[:16]
+
+
+def encode(
+    corpus: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    blacklist: Blacklist | None = None,
+    block_size: int = 128,
+    run_dir: str | Path | None = None,
+    allow_no_match: bool = False,
+    progress: bool = True,
+) -> Dataset:
+    """Tokenize, align and pack a corpus into rows of `block_size` tokens (memory-mapped, in a private run folder).
+
+    Columns, each (block_size,): input_ids, attention_mask, word_ids, unit_ids (words or blacklisted n-grams),
+    sensitive (0 none, 1 direct, 2 indirect, 3 confidential), term_ids (as in `blacklist.terms()`), record_ids
+    (row of the corpus), gold (1 on annotated spans); −1 on special tokens and padding. Records follow each other in a
+    row, parted by the separator token. Blocks hold the text in clear: they lie in `run_dir`, by default
+    `runs/blocks-<hash>`, mode 0700.
+    Raises ValueError, before anything is written, for a slow tokenizer or one without mask token, a block size out of
+    range, a blacklist that matches nothing (unless `allow_no_match`) or everything, a term longer than a row.
+    """
+    blacklist = Blacklist() if blacklist is None else blacklist
+    _check(tokenizer, block_size)
+    key = fingerprint(
+        source_fingerprint("blocks"),
+        corpus_fingerprint(corpus),
+        blacklist.fingerprint,
+        fingerprint(tokenizer.backend_tokenizer.to_str(), tokenizer.mask_token_id, tokenizer.pad_token_id),
+        block_size,
+    )
+    folder = runs() / f"blocks-{key}" if run_dir is None else Path(run_dir)
+    if (folder / "blocks.json").exists():
+        found = json.loads((folder / "blocks.json").read_text(encoding="utf-8"))
+        if found["fingerprint"] == key:
+            _check_totals(found, allow_no_match, blacklist)
+            return _open(folder)
+        raise ValueError(f"{folder} holds other blocks; choose another run_dir or delete that folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no blocks; choose another run_dir")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = private_folder(folder.with_name(f".{folder.name}.{os.getpid()}.part"))
+    try:
+        totals = _write(corpus, tokenizer, blacklist, block_size, temporary, progress)
+        _check_totals(totals, allow_no_match, blacklist)
+        written = {"fingerprint": key} | _info(tokenizer, blacklist, block_size, totals)
+        (temporary / "blocks.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
+        publish(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return _open(folder)
+
+
+def _special_ids(tokenizer) -> tuple[int, int]:
+    """The ids that begin a row and that end it (and part records)."""
+    begin = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    return begin, end
+
+
+def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dict[str, int]:
+    """Write blocks.arrow and return the totals."""
+    texts, identifiers = corpus["text"], corpus["identifiers"]
+    begin, separator = _special_ids(tokenizer)
+    special = (begin, separator, tokenizer.pad_token_id)
+    features = Features({name: Sequence(Value(dtype)) for name, dtype in COLUMNS.items()})
+    next_ids = {"word_ids": 0, "unit_ids": 0}
+    totals = {"tokens": 0, "matched": 0, "sensitive_tokens": 0}
+    carry = np.zeros((7, 0), dtype=np.int64)
+    bar = tqdm(total=len(texts), desc="encode", unit="record", delay=2, disable=not progress, leave=False)
+    schema = features.arrow_schema
+    with bar, pa.OSFile(str(temporary / "blocks.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for first in range(0, len(texts), 512):
+            batch = list(texts[first : first + 512])
+            encoding = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            pieces = [carry]
+            for i, text in enumerate(batch):
+                record = first + i
+                hits = blacklist.find(text, identifiers[record])
+                totals["matched"] += len(hits)
+                ids = np.asarray(encoding["input_ids"][i], dtype=np.int64)
+                offsets = np.asarray(encoding["offset_mapping"][i], dtype=np.int64).reshape(-1, 2)
+                piece = _encode_record(text, ids, offsets, hits, record)
+                _check_terms(piece, block_size - 2, corpus["record_id"][record] if len(hits) else "")
+                totals["tokens"] += piece.shape[1]
+                totals["sensitive_tokens"] += int((piece[3] > 0).sum())
+                if record:
+                    pieces.append(np.array([[separator], [1], [1], [-1], [-1], [-1], [-1]]))
+                pieces.append(piece)
+            stream = np.concatenate(pieces, axis=1)
+            bounds = list(_pack(stream, block_size - 2, last=first + 512 >= len(texts)))
+            carry = stream[:, bounds[-1][1] :] if bounds else stream
+            bounds = [b for b in (_without_separators(stream, *b) for b in bounds) if b[0] < b[1]]
+            if bounds:
+                writer.write_batch(_batch(_rows(stream, bounds, block_size, special, next_ids), schema))
+            bar.update(len(batch))
+    return totals | {"units": next_ids["unit_ids"]}
+
+
+def _info(tokenizer, blacklist, block_size, totals) -> dict:
+    begin, _ = _special_ids(tokenizer)
+    return {
+        "mask_token_id": tokenizer.mask_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": begin,
+        "unk_token_id": tokenizer.unk_token_id,
+        "vocab_size": len(tokenizer),
+        "tokenizer": Path(tokenizer.name_or_path).name,
+        "block_size": block_size,
+        "terms": len(blacklist),
+        **totals,
+    }
+
+
+def _batch(rows: dict[str, np.ndarray], schema: pa.Schema) -> pa.RecordBatch:
+    count, size = rows["input_ids"].shape
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * size)
+    columns = [pa.ListArray.from_arrays(offsets, pa.array(rows[name].reshape(-1))) for name in schema.names]
+    return pa.RecordBatch.from_arrays([c.cast(schema.field(i).type) for i, c in enumerate(columns)], schema=schema)
+
+
+def _open(folder: Path) -> Dataset:
+    features = Features({name: Sequence(Value(dtype)) for name, dtype in COLUMNS.items()})
+    description = (folder / "blocks.json").read_text(encoding="utf-8")
+    return Dataset.from_file(str(folder / "blocks.arrow"), info=DatasetInfo(description=description, features=features))
+
+
+def info(blocks: Dataset) -> dict:
+    """What `encode` wrote down of its blocks: mask, pad, bos and unk ids, tokenizer name, numbers of terms and units."""
+    try:
+        return json.loads(blocks.info.description)
+    except (json.JSONDecodeError, TypeError):
+        raise ValueError("these are not blocks; make them with sani.encode(corpus, tokenizer, blacklist)") from None
+
+
+def tensors(blocks: Dataset, *names: str) -> dict[str, torch.Tensor]:
+    """Columns of blocks as tensors (rows, block_size), int64 but for attention_mask and sensitive (int8)."""
+    names = names or tuple(COLUMNS)
+    if missing := set(names) - set(blocks.column_names):
+        raise ValueError(f"the blocks lack the columns {sorted(missing)}; make them with sani.encode(...)")
+    if len(blocks) == 0:
+        raise ValueError("the blocks are empty: nothing to train or measure on")
+    table = blocks.select_columns(list(names)).with_format("arrow")[:]
+    size = info(blocks)["block_size"]
+    result = {}
+    for name in names:
+        values = table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
+        result[name] = torch.from_numpy(values.astype(np.int8 if COLUMNS[name] == "int8" else np.int64))
+    return result
+
+
+def _check(tokenizer, block_size: int) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            "the tokenizer is a slow one, without character offsets; load it with AutoTokenizer (use_fast)"
+        )
+    if tokenizer.mask_token_id is None:
+        raise ValueError("the tokenizer has no mask token: masked language modelling needs one (BERT, RoBERTa, …)")
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has no padding token; set tokenizer.pad_token")
+    limit = min(tokenizer.model_max_length, 1 << 20)
+    if not 8 <= block_size <= limit:
+        raise ValueError(f"block_size={block_size} is out of range: 8 to {limit} (the tokenizer's model_max_length)")
+
+
+def _check_terms(piece: np.ndarray, capacity: int, record_id: str) -> None:
+    starts = np.flatnonzero(piece[2])
+    lengths = np.diff(np.append(starts, piece.shape[1]))
+    too_long = (lengths > capacity) & (piece[3, starts] > 0)
+    if too_long.any():
+        raise ValueError(
+            f"record {record_id!r} holds a blacklisted term of {lengths[too_long].max()} tokens, longer than a row "
+            f"({capacity} tokens of text); raise block_size or shorten the term"
+        )
+
+
+def _check_totals(totals: dict, allow_no_match: bool, blacklist: Blacklist) -> None:
+    if totals["tokens"] == 0:
+        raise ValueError("the corpus has no token in it: every text is empty or white space")
+    if len(blacklist) and not totals["matched"] and not allow_no_match:
+        raise ValueError(
+            f"none of the {len(blacklist)} blacklisted terms stands in the corpus; check the blacklist's language, "
+            "spelling and file, or pass allow_no_match=True"
+        )
+    if totals["sensitive_tokens"] == totals["tokens"]:
+        raise ValueError("the blacklist covers the whole corpus: no word is left to train on; shorten the blacklist")

@@ -1,0 +1,312 @@
+"""Measuring regurgitation, privacy and utility by exhaustive masking (PAPER §5)."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from . import blocks as blocks_
+from .blacklists import KINDS, Blacklist
+from .masking import uniform
+from .models import family, logits_at
+
+FOLDS = math.ceil(1 / 0.15)
+COUNTS = ["kind", "spans", "context", "metric", "count", "total", "value"]
+
+
+@dataclass
+class Report:
+    """What a model regurgitates of the blacklist, and what it still knows of the rest.
+
+    `counts`: tidy table (kind, spans, context, metric, count, total, value). kind: direct, indirect, confidential or
+    all; none for utility. spans: `scored` (annotated spans, for kinds that have some; else the matcher's hits) and
+    `matched` (all of the matcher's hits). context: `visible` (other mentions of the term in the row readable) or
+    `isolated` (masked too). `terms`: a row per term. `units`: a row per unit, whence `interval`.
+    """
+
+    counts: pd.DataFrame
+    terms: pd.DataFrame
+    units: pd.DataFrame = field(repr=False)
+
+    def value(self, metric: str, kind: str = "all", spans: str = "scored", context: str = "visible") -> float:
+        """One value of `counts`; NaN where nothing of that kind was there to measure."""
+        table = self.counts
+        rows = table[(table["metric"] == metric) & (table["kind"] == kind)]
+        if kind != "none":
+            rows = rows[(rows["spans"] == spans) & (rows["context"] == context)]
+        if rows.empty:
+            raise KeyError(f"no {metric!r} of kind {kind!r}, {spans}, {context}; see report.counts")
+        return float(rows["value"].iloc[0])
+
+    @property
+    def regurgitation(self) -> float:
+        """Share of the iterations of blacklisted terms predicted whole where they stand."""
+        return self.value("in_place")
+
+    @property
+    def privacy(self) -> float:
+        """1 − regurgitation."""
+        return 1 - self.regurgitation
+
+    @property
+    def utility(self) -> float:
+        """Token accuracy outside the blacklist."""
+        return self.value("utility", kind="none")
+
+    def interval(
+        self, metric: str = "in_place", kind: str = "all", level: float = 0.95, seed: int = 0
+    ) -> tuple[float, float]:
+        """Percentile bootstrap interval over records (2,000 draws) of `in_place`, `in_place_isolated` or `utility`."""
+        units = self.units
+        if metric == "utility":
+            units, part, whole = units[units["kind"] == "none"], "correct", "tokens"
+        else:
+            units, part, whole = units[units["scored"] & (units["kind"].eq(kind) | (kind == "all"))], metric, None
+        by_record = units.assign(whole=1 if whole is None else units[whole]).groupby("record_id")[[part, "whole"]].sum()
+        sums = by_record.to_numpy(dtype=float)
+        if len(sums) == 0:
+            return float("nan"), float("nan")
+        draws = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=2000) @ sums
+        low, high = np.quantile(draws[:, 0] / draws[:, 1], [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Report: privacy {self.privacy:.3f}, utility {self.utility:.3f}, "
+            f"{len(self.terms)} terms measured, {len(self.units)} units>"
+        )
+
+
+def evaluate(
+    model: PreTrainedModel,
+    blocks: Dataset,
+    base: "PreTrainedModel | Report | None" = None,
+    heldout: Dataset | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    blacklist: Blacklist | None = None,
+    reveal: bool = False,
+    progress: bool = True,
+) -> Report:
+    """Predict every unit of the blocks exactly once, masked in one of 7 folds, and count what comes back.
+
+    `base` (a model, or its report on the same blocks) adds `excess`: in_place minus the base model's on the same
+    units. `heldout` (blocks of persons never trained on) adds utility_heldout and utility_all_heldout. `reveal=True` adds the terms in clear, for
+    which it needs the `blacklist` of the blocks.
+    Raises ValueError for blocks of another tokenizer, or reveal without blacklist. Source: PAPER §5.
+    """
+    _check(model, blocks, blacklist, reveal)
+    columns, units, tokens, folds = _layout(blocks, seed)
+    predicted, isolated = _predict(model, columns, tokens, folds, units, blocks, batch_size, progress)
+    unknown = blocks_.info(blocks)["unk_token_id"]
+    units = _score_units(units, tokens, predicted, isolated, unknown)
+    rows = _count(units)
+    if base is not None:
+        if not isinstance(base, Report):
+            base = evaluate(base, blocks, batch_size=batch_size, seed=seed, progress=progress)
+        if not np.array_equal(base.units["unit_id"], units["unit_id"]):
+            raise ValueError("the base report was measured on other blocks; evaluate the base model on these")
+        for context, column in (("visible", "in_place"), ("isolated", "in_place_isolated")):
+            excess = units[column].astype(int) - base.units[column].astype(int)
+            rows += _by_kind(units, excess, "excess", context)
+    if heldout is not None:
+        other = evaluate(model, heldout, batch_size=batch_size, seed=seed, progress=progress).counts
+        other = other[other["metric"].isin(["utility", "utility_all"])]
+        rows += other.assign(metric=other["metric"] + "_heldout").to_dict("records")
+    terms = _terms(units)
+    if reveal:
+        named = blacklist.terms(reveal=True).set_index("term_id")["term"]
+        terms.insert(1, "term", named.loc[terms["term_id"]].to_numpy())
+    return Report(pd.DataFrame(rows, columns=COUNTS), terms, units)
+
+
+def _layout(blocks: Dataset, seed: int):
+    """Columns (rows, block_size); a table of units; the text tokens (id, unit index, …); the fold of each unit."""
+    columns = blocks_.tensors(blocks)
+    flat = {name: column.reshape(-1).numpy() for name, column in columns.items()}
+    text = flat["unit_ids"] >= 0
+    position = np.flatnonzero(text)
+    unit_ids, first, index, lengths = np.unique(
+        flat["unit_ids"][text], return_index=True, return_inverse=True, return_counts=True
+    )
+    at = position[first]
+    row = at // columns["input_ids"].shape[1]
+    codes = np.array(["none", *KINDS], dtype=object)
+    units = pd.DataFrame(
+        {
+            "unit_id": unit_ids,
+            "row": row,
+            "record_id": flat["record_ids"][at],
+            "term_id": flat["term_ids"][at],
+            "kind": codes[flat["sensitive"][at]],
+            "gold": flat["gold"][at] > 0,
+            "tokens": lengths,
+        }
+    )
+    # Deal the units of each row into the folds like cards, in random order, starting anywhere.
+    key = uniform(torch.from_numpy(unit_ids), seed, 0).numpy()
+    order = np.lexsort((key, row))
+    rank = np.empty(len(order), dtype=np.int64)
+    starts = np.flatnonzero(np.concatenate(([True], row[order][1:] != row[order][:-1])))
+    rank[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    offset = (uniform(torch.arange(len(blocks)), seed, 1).numpy() * FOLDS).astype(np.int64)
+    folds = (rank + offset[row]) % FOLDS
+    tokens = {"position": position, "unit": index, "id": flat["input_ids"][position]}
+    return columns, units, tokens, folds
+
+
+@torch.inference_mode()
+def _predict(model, columns, tokens, folds, units, blocks, batch_size, progress):
+    """Predicted token ids of every text token, with other mentions of its term readable, and with them masked."""
+    shape = columns["input_ids"].shape
+    fold_of = np.full(shape[0] * shape[1], -1)
+    fold_of[tokens["position"]] = folds[tokens["unit"]]
+    fold_of = torch.from_numpy(fold_of).reshape(shape)
+    term, sensitive = columns["term_ids"], columns["sensitive"] > 0
+    mask_id = blocks_.info(blocks)["mask_token_id"]
+    banned = getattr(model, "logit_filter", None)
+    unit_of = torch.full((shape[0] * shape[1],), -1)
+    unit_of[torch.from_numpy(tokens["position"])] = torch.from_numpy(tokens["unit"])
+    unit_of = unit_of.reshape(shape)
+
+    was_training = model.training
+    model.eval()
+    visible = torch.full(shape, -1)
+    isolated = torch.full(shape, -1)
+    # A key per (row, term): a mention is masked too where its key is among those of the fold.
+    keys = torch.arange(shape[0])[:, None] * (int(term.max()) + 2) + term
+    passes = []
+    for fold in range(FOLDS):
+        chosen = fold_of == fold
+        passes.append((visible, chosen, chosen))
+        sought = chosen & sensitive
+        extra = sensitive & ~chosen & torch.isin(keys, keys[sought])
+        scored = sought & extra.any(dim=1, keepdim=True)
+        passes.append((isolated, chosen | extra, scored))
+    work = [
+        (target, hide, score, rows)
+        for target, hide, score in passes
+        for rows in score.any(dim=1).nonzero().squeeze(1).split(batch_size)
+        if len(rows)
+    ]
+    for target, hide, score, rows in tqdm(
+        work, desc="evaluate", unit="batch", delay=2, mininterval=1, disable=not progress, leave=False
+    ):
+        inputs = columns["input_ids"][rows].masked_fill(hide[rows], mask_id).to(model.device)
+        attention = columns["attention_mask"][rows].to(model.device)
+        logits = logits_at(model, inputs, attention, score[rows].to(model.device))
+        if banned is None:
+            best = logits.argmax(dim=-1).cpu()
+        else:
+            best = banned.argmax(logits, unit_of[rows][score[rows]])
+        target[rows] = target[rows].masked_scatter(score[rows], best)
+    model.train(was_training)
+    position = torch.from_numpy(tokens["position"])
+    visible, isolated = visible.reshape(-1)[position], isolated.reshape(-1)[position]
+    return visible.numpy(), torch.where(isolated >= 0, isolated, visible).numpy()
+
+
+def _score_units(units, tokens, predicted, isolated, unknown):
+    """Add to the table of units what each prediction amounts to."""
+    index, truth = tokens["unit"], tokens["id"]
+    count = len(units)
+    known = np.bincount(index, truth == unknown, count) == 0 if unknown is not None else np.ones(count, dtype=bool)
+    units["correct"] = np.bincount(index, predicted == truth, count).astype(np.int64)
+    whole = units["correct"].to_numpy() == units["tokens"].to_numpy()
+    listed = units["term_id"].to_numpy() >= 0
+    # The unknown token stands for no term in particular: predicting it reveals none.
+    units["in_place"] = whole & listed & known
+    alone = np.bincount(index, isolated == truth, count)
+    units["in_place_isolated"] = (alone == units["tokens"].to_numpy()) & listed & known
+
+    starts = np.concatenate(([0], np.cumsum(units["tokens"].to_numpy())))
+    by_unit = np.argsort(index, kind="stable")
+    elsewhere = np.zeros(count, dtype=bool)
+    term = units["term_id"].to_numpy()
+    for length in np.unique(units["tokens"][listed & known]):
+        of_length = np.flatnonzero(units["tokens"].to_numpy() == length)
+        place = by_unit[starts[of_length][:, None] + np.arange(length)]
+        is_term = (listed & known)[of_length]
+        sequences, inverse = np.unique(
+            np.vstack((truth[place[is_term]], predicted[place])), axis=0, return_inverse=True
+        )
+        inverse = inverse.reshape(-1)
+        of_terms, of_predictions = inverse[: is_term.sum()], inverse[is_term.sum() :]
+        lowest, highest = np.full(len(sequences), np.iinfo(np.int64).max), np.full(len(sequences), -1)
+        np.minimum.at(lowest, of_terms, term[of_length][is_term])
+        np.maximum.at(highest, of_terms, term[of_length][is_term])
+        low, high, own = lowest[of_predictions], highest[of_predictions], term[of_length]
+        elsewhere[of_length] = (high >= 0) & ~((low == own) & (high == own)) & ~whole[of_length]
+    units["elsewhere"] = elsewhere
+    units["scored"] = listed & (units["gold"] | ~units["kind"].isin(set(units["kind"][units["gold"]])))
+    return units
+
+
+def _count(units: pd.DataFrame) -> list[dict]:
+    """The rows of `Report.counts`."""
+    listed = units["term_id"] >= 0
+    rows = []
+    for metric, context, values in (
+        ("in_place", "visible", units["in_place"]),
+        ("in_place", "isolated", units["in_place_isolated"]),
+        ("elsewhere_sensitive", "visible", units["elsewhere"]),
+    ):
+        rows += _by_kind(units, values, metric, context)
+    rows += _by_kind(units, units["correct"], "partial", "visible", weight=units["tokens"])
+    ordinary = units[~listed]
+    elsewhere = int(ordinary["elsewhere"].sum())
+    rows.append(_row("none", "matched", "visible", "elsewhere_ordinary", elsewhere, len(ordinary)))
+    for spans, subset in (("scored", units[units["scored"]]), ("matched", units[listed])):
+        found = int(subset["in_place"].sum() + subset["elsewhere"].sum()) + elsewhere
+        row = _row("all", spans, "visible", "paper", found, len(subset))
+        rows.append(row | {"value": min(1.0, row["value"]) if len(subset) else float("nan")})
+    for metric, subset in (("utility", ordinary), ("utility_all", units)):
+        rows.append(_row("none", "matched", "visible", metric, subset["correct"].sum(), subset["tokens"].sum()))
+    return rows
+
+
+def _by_kind(units, values, metric, context, weight=None) -> list[dict]:
+    weight = pd.Series(1, index=units.index) if weight is None else weight
+    rows = []
+    for kind in (*KINDS, "all"):
+        of_kind = (units["term_id"] >= 0) & (units["kind"].eq(kind) | (kind == "all"))
+        for spans, chosen in (("scored", of_kind & units["scored"]), ("matched", of_kind)):
+            if kind == "all" or of_kind.any():
+                rows.append(_row(kind, spans, context, metric, values[chosen].sum(), weight[chosen].sum()))
+    return rows
+
+
+def _row(kind, spans, context, metric, count, total) -> dict:
+    value = int(count) / int(total) if total else float("nan")
+    return dict(zip(COUNTS, (kind, spans, context, metric, int(count), int(total), value)))
+
+
+def _terms(units: pd.DataFrame) -> pd.DataFrame:
+    """A row per term found: kind, tokens, iterations, and how many came back in place (visible and isolated)."""
+    grouped = units[units["term_id"] >= 0].groupby("term_id")
+    return grouped.agg(
+        kind=("kind", "first"),
+        tokens=("tokens", "max"),
+        iterations=("in_place", "size"),
+        in_place=("in_place", "sum"),
+        in_place_isolated=("in_place_isolated", "sum"),
+    ).reset_index()
+
+
+def _check(model, blocks, blacklist, reveal) -> None:
+    family(model)
+    told = blocks_.info(blocks)
+    if model.config.vocab_size < told["vocab_size"]:
+        raise ValueError(
+            f"the blocks were made with the tokenizer {told['tokenizer']!r} of {told['vocab_size']} tokens, the model "
+            f"knows {model.config.vocab_size}; encode the corpus with the model's own tokenizer"
+        )
+    if reveal and blacklist is None:
+        raise ValueError("reveal=True needs blacklist=, the blacklist the blocks were encoded with")
+    if blacklist is not None and len(blacklist) != told["terms"]:
+        raise ValueError("the blacklist is not the one the blocks were encoded with")

@@ -1,0 +1,1 @@
+"""Seeded grammars for the synthetic corpora, with their data files."""

@@ -1,0 +1,144 @@
+"""Loading models, and where each family keeps its head, its transform and its last block."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .paths import weights
+
+
+class Family(NamedTuple):
+    """Where a family of models keeps its parts, as dotted names."""
+
+    head: Callable[[PreTrainedModel, Tensor], Tensor]  # hidden states (n, hidden) → logits (n, vocabulary)
+    transform: str  # the linear map between the last block and the output matrix
+    blocks: str  # the list of blocks
+    block_output: str  # the last linear map inside a block
+
+
+def _distilbert_head(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+
+
+_ROBERTA = Family(lambda m, h: m.lm_head(h), "lm_head.dense", "roberta.encoder.layer", "output.dense")
+FAMILIES = {
+    "bert": Family(lambda m, h: m.cls(h), "cls.predictions.transform.dense", "bert.encoder.layer", "output.dense"),
+    "roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "distilbert": Family(_distilbert_head, "vocab_transform", "distilbert.transformer.layer", "ffn.lin2"),
+    "modernbert": Family(lambda m, h: m.decoder(m.head(h)), "head.dense", "model.layers", "mlp.Wo"),
+}
+
+
+def family(model: PreTrainedModel) -> Family:
+    """The family of a masked language model. Raises ValueError for one without LM head or of an unknown family."""
+    kind = getattr(model.config, "model_type", type(model).__name__)
+    if kind not in FAMILIES:
+        raise ValueError(f"models of type {kind!r} are not supported; known are {', '.join(FAMILIES)}")
+    if getattr(model, "get_output_embeddings", lambda: None)() is None:
+        raise ValueError(
+            f"{type(model).__name__} has no LM head, so it predicts no token; load it with sani.load_model or "
+            "AutoModelForMaskedLM"
+        )
+    return FAMILIES[kind]
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Last hidden states (batch, length, hidden), without the LM head."""
+    return model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+
+def logits_at(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor) -> Tensor:
+    """Logits (n, vocabulary) at the n chosen positions only (boolean, batch × length), in row-major order."""
+    return family(model).head(model, hidden_states(model, input_ids, attention_mask)[chosen])
+
+
+def shipped() -> list[str]:
+    """Names of the weights that ship with the package."""
+    return sorted(p.parent.name for p in weights().glob("*/manifest.json"))
+
+
+def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A masked language model (float32, evaluation mode) and its tokenizer: shipped name, local folder or Hub id.
+
+    Only safetensors are read and no remote code is run.
+    Raises ValueError for an unknown name, weights that are pickled, or a model without LM head.
+    """
+    source = weights() / str(name) if str(name) in shipped() else Path(name)
+    local = source.is_dir()
+    if not local and (source.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1):
+        raise FileNotFoundError(f"no folder {name}; shipped names are {', '.join(shipped())}")
+    if local:
+        _check_folder(source)
+    where = str(source) if local else str(name)
+    options = {"trust_remote_code": False, "local_files_only": local}
+    try:
+        model, report = AutoModelForMaskedLM.from_pretrained(
+            where, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    except OSError as error:
+        if local:
+            raise
+        raise ValueError(
+            f"model {str(name)!r} is not a shipped name ({', '.join(shipped())}), not a local folder, and could not be "
+            f"fetched as safetensors from the Hub ({type(error).__name__}); a pickled checkpoint must be converted first "
+            "(see the README)"
+        ) from error
+    except ValueError as error:
+        if "Unrecognized configuration class" in str(error):
+            raise ValueError(f"{name}: its architecture has no masked LM head in transformers") from None
+        raise
+    family(model)
+    head = [key for key in report["missing_keys"] if not key.startswith(model.base_model_prefix + ".")]
+    if head:
+        raise ValueError(
+            f"{name}: the weights hold no LM head (missing {head[0]}, …), so it would be random; use a checkpoint "
+            "saved from a …ForMaskedLM model"
+        )
+    return model.eval(), tokenizer
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{folder} holds no config.json; expected a folder written by save_pretrained")
+    if not list(folder.glob("*.safetensors")):
+        pickled = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+        raise ValueError(
+            f"{folder}: weights are pickled ({', '.join(sorted(pickled))}), which can run code when loaded, and are "
+            "refused; convert them where you trust them: AutoModelForMaskedLM.from_pretrained(folder)"
+            ".save_pretrained(folder, safe_serialization=True)"
+            if pickled
+            else f"{folder} holds no model.safetensors; expected a folder written by save_pretrained"
+        )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "auto_map" in config:
+        raise ValueError(f"{folder}: its config.json asks to run code of its own (auto_map), which is refused")
+
+
+def clone(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy that shares no weight with the model, ties within it kept."""
+    return copy.deepcopy(model)
+
+
+def untie(model: PreTrainedModel) -> PreTrainedModel:
+    """Give the output matrix and its bias parameters of their own, in place, so that a saved copy reloads alike."""
+    output = model.get_output_embeddings()
+    shared = {
+        id(p)
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if model.get_submodule(name.rpartition(".")[0]) is not output
+    }
+    for name, parameter in list(output.named_parameters()):
+        if id(parameter) in shared:
+            setattr(output, name, nn.Parameter(parameter.detach().clone()))
+    model.config.tie_word_embeddings = False
+    model.all_tied_weights_keys = {}
+    return model

@@ -1,0 +1,133 @@
+"""Small tokenizers of three kinds and small models, made on the spot; every test has a home folder of its own."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from datasets import Dataset, Features, Value
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
+
+TEXTS = [
+    "The patient John Smith was seen by Dr. Jane O'Neil at Saint-Luke Hospital on 03/14/2011 for chest pain.",
+    "Mr. Smith works as a falconer; SMITH, JOHN returned in May with a cough and may need oxygen at 71 %.",
+    "M. Çağlayan, né à İzmir, a été vu à l'hôpital général le 12 août 1998 — température 37,5 °C.",
+    "Follow-up: call (555) 010-2345 or write to j_smith@example.org. Naïve Zoë ate 10 crêpes & left.",
+]
+
+
+def spans(text: str, *found: tuple[str, str], kind: str = "direct") -> list[dict]:
+    """Annotated spans of the first occurrence of each (value, type)."""
+    return [
+        {"start": text.index(value), "end": text.index(value) + len(value), "type": type_, "kind": kind}
+        for value, type_ in found
+    ]
+
+
+def make_corpus(texts, identifiers=None, persons=None) -> Dataset:
+    identifiers = identifiers or [[] for _ in texts]
+    ids = [f"r{i}" for i in range(len(texts))]
+    span = [{"start": Value("int64"), "end": Value("int64"), "type": Value("string"), "kind": Value("string")}]
+    features = Features(text=Value("string"), record_id=Value("string"), person_id=Value("string"), identifiers=span)
+    return Dataset.from_dict(
+        {"text": list(texts), "record_id": ids, "person_id": persons or ids, "identifiers": identifiers},
+        features=features,
+    )
+
+
+def _wordpiece() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(TEXTS * 3, trainers.WordPieceTrainer(vocab_size=160, special_tokens=special))
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
+
+
+def _byte_level_bpe() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer.train_from_iterator(
+        TEXTS * 3,
+        trainers.BpeTrainer(
+            vocab_size=340, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
+    )
+    names = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), special))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
+
+
+def _sentencepiece_like() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer.train_from_iterator(
+        TEXTS * 3, trainers.UnigramTrainer(vocab_size=140, special_tokens=special, unk_token="<unk>")
+    )
+    names = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), special))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
+
+
+MAKERS = {"wordpiece": _wordpiece, "byte-level-bpe": _byte_level_bpe, "sentencepiece": _sentencepiece_like}
+_CACHE: dict[str, PreTrainedTokenizerFast] = {}
+
+
+def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    if kind not in _CACHE:
+        _CACHE[kind] = MAKERS[kind]()
+    return _CACHE[kind]
+
+
+def make_model(vocab_size: int, dropout: float = 0.0, seed: int = 0, positions: int = 64) -> BertForMaskedLM:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=vocab_size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=positions, initializer_range=0.2, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+    )  # fmt: skip
+    return BertForMaskedLM(config).eval()
+
+
+def make_roberta(vocab_size: int, seed: int = 0) -> RobertaForMaskedLM:
+    torch.manual_seed(seed)
+    config = RobertaConfig(
+        vocab_size=vocab_size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=80, initializer_range=0.2, pad_token_id=1, type_vocab_size=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    return RobertaForMaskedLM(config).eval()
+
+
+@pytest.fixture(params=list(MAKERS))
+def tokenizer(request):
+    return make_tokenizer(request.param)
+
+
+@pytest.fixture
+def wordpiece():
+    return make_tokenizer("wordpiece")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """SANI_HOME of each test: run folders never land in the checkout."""
+    monkeypatch.setenv("SANI_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def corpus():
+    """Four records with annotated identifiers."""
+    found = [
+        [("John Smith", "PATIENT"), ("Jane O'Neil", "DOCTOR"), ("Saint-Luke", "HOSPITAL"), ("03/14/2011", "DATE")],
+        [("Smith", "PATIENT"), ("SMITH, JOHN", "PATIENT"), ("May", "DATE"), ("71", "AGE")],
+        [("Çağlayan", "PATIENT"), ("İzmir", "LOCATION"), ("12 août 1998", "DATE")],
+        [("(555) 010-2345", "PHONE"), ("Zoë", "PATIENT")],
+    ]
+    return make_corpus(TEXTS, [spans(text, *items) for text, items in zip(TEXTS, found)])

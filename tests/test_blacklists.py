@@ -1,0 +1,169 @@
+"""Terms and where they are found: cases derived by hand, a slow matcher, bad input."""
+
+import re
+import stat
+
+import pytest
+from conftest import TEXTS, make_corpus, spans
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sani import Blacklist
+
+
+def found(blacklist, text, identifiers=()):
+    return [text[hit.start : hit.end] for hit in blacklist.find(text, identifiers)]
+
+
+@pytest.mark.parametrize(
+    ("term", "text", "expected"),
+    [
+        ("Smith", "Smith smithy SMITH's wordsmith, (Smith)", ["Smith", "SMITH", "Smith"]),
+        ("John Smith", "John\n  Smith and John, Smith and john smith", ["John\n  Smith", "john smith"]),
+        (
+            "Jean-Pierre",
+            "Jean Pierre, jean-pierre, Jean‑Pierre, Jeanpierre",
+            ["Jean Pierre", "jean-pierre", "Jean‑Pierre"],
+        ),
+        ("Smith", "Smith-Jones", ["Smith"]),
+        ("O'Neil", "Dr. O'Neil's note; O Neil", ["O'Neil"]),
+        ("(555) 010-2345", "call 555) 010 2345 or (555) 010-2345.", ["555) 010 2345", "555) 010-2345"]),
+        ("Straße", "STRASSE", ["STRASSE"]),
+        ("Zoë", "Zoe\u0308 and ZOË", ["Zoe\u0308", "ZOË"]),
+        ("smith", "j_smith@example.org", ["smith"]),
+    ],
+)
+def test_whole_words_in_any_case_across_space_and_hyphens(term, text, expected):
+    assert found(Blacklist([term]), text) == expected
+
+
+def test_longest_match_first():
+    blacklist = Blacklist(["New York", "New York General Hospital", "General"])
+    assert found(blacklist, "in New York General Hospital, New York General") == [
+        "New York General Hospital", "New York", "General",
+    ]  # fmt: skip
+
+
+def test_strongest_kind_wins_on_overlap():
+    blacklist = Blacklist(["Boston General Hospital"], kind="indirect") | Blacklist(["Boston"], kind="direct")
+    hits = blacklist.find("at Boston General Hospital")
+    assert [(h.start, h.end, h.kind) for h in hits] == [(3, 9, "direct")]
+
+
+def test_annotated_span_wins_over_a_longer_match():
+    text = "seen at Smith Hospital"
+    blacklist = Blacklist(["Smith", "Smith Hospital"])
+    hits = blacklist.find(text, spans(text, ("Smith", "PATIENT")))
+    assert [(h.start, h.end, h.gold) for h in hits] == [(8, 13, True)]
+
+
+def test_case_sensitive():
+    assert found(Blacklist(["May"], case_sensitive=True), "May may MAY") == ["May"]
+
+
+def test_short_numbers_and_common_words_count_only_where_annotated(corpus):
+    blacklist = Blacklist.from_annotations(corpus)
+    assert found(blacklist, TEXTS[1], corpus[1]["identifiers"]) == ["Smith", "SMITH, JOHN", "May", "71"]
+    assert found(blacklist, "71 may come in May, says Smith on 03/14/2011") == ["Smith", "03/14/2011"]
+    everywhere = Blacklist.from_annotations(corpus, ambiguous="everywhere")
+    assert found(everywhere, "71 may come in May") == ["71", "may", "May"]
+
+
+def test_rare_words_stand_in_the_records_of_one_person_outside_direct_identifiers():
+    texts = ["Ann keeps falcons at home", "Ann has two falcons", "Bob at home", "falconry home 5x two"]
+    corpus = make_corpus(texts, [spans(texts[0], ("Ann", "P")), [], spans(texts[2], ("Bob", "P")), []], list("aabc"))
+    terms = set(Blacklist.from_rare_words(corpus, k=2).terms(reveal=True)["term"])
+    assert terms == {"keeps", "falcons", "has", "falconry"}
+    assert set(Blacklist.from_rare_words(corpus, k=3).terms(reveal=True)["term"]) == terms | {"at", "two"}
+
+
+def test_kinds_and_set_operations():
+    a = Blacklist(["Ann", "Bob"], kind="indirect")
+    b = Blacklist(["bob", "Cyd"], kind="direct")
+    assert sorted((a | b).terms(True)[["term", "kind"]].itertuples(index=False, name=None)) == [
+        ("Ann", "indirect"), ("Bob", "direct"), ("Cyd", "direct"),
+    ]  # fmt: skip
+    assert list((a - b).terms(True)["term"]) == ["Ann"]
+    assert list((a & b).terms(True)["term"]) == ["Bob"]
+    assert "BOB" in a and "Cyd" not in a
+    with pytest.raises(ValueError, match="case-sensitive"):
+        a | Blacklist(["x"], case_sensitive=True)
+
+
+def test_save_load_round_trip_and_mode(tmp_path, corpus):
+    blacklist = Blacklist.from_annotations(corpus) | Blacklist(['a, quoted "one"'], kind="confidential")
+    blacklist.save(tmp_path / "terms.csv")
+    assert Blacklist.load(tmp_path / "terms.csv") == blacklist
+    assert stat.S_IMODE((tmp_path / "terms.csv").stat().st_mode) == 0o600
+
+
+def test_file_of_one_term_per_line(tmp_path):
+    (tmp_path / "terms.txt").write_text("\ufeffAnn, the baker\n\n  Bob \n", encoding="utf-8")
+    assert list(Blacklist.from_file(tmp_path / "terms.txt", kind="confidential").terms(True)["term"]) == [
+        "Ann, the baker", "Bob",
+    ]  # fmt: skip
+
+
+def test_repr_shows_counts_and_no_term(corpus):
+    shown = repr(Blacklist.from_annotations(corpus))
+    assert "13 terms" in shown and "direct" in shown
+    assert not re.search("smith|neil|izmir|zo", shown, re.I)
+
+
+def test_coverage_by_hand():
+    corpus = make_corpus(["Ann Lee met Bob in Rome."])
+    table = (Blacklist(["Ann Lee"]) | Blacklist(["Rome"], kind="confidential")).coverage(corpus).set_index("kind")
+    assert table.loc["direct", ["hits", "words"]].tolist() == [1, 2]
+    assert table.loc["all", "share"] == pytest.approx(3 / 6)
+
+
+def test_collisions_list_terms_that_stand_elsewhere_too(corpus):
+    table = Blacklist.from_annotations(corpus).collisions(corpus, reveal=True).set_index("term")
+    assert table.loc["May", ["annotated", "elsewhere", "match"]].tolist() == [1, 1, "span"]
+    assert "term" not in Blacklist.from_annotations(corpus).collisions(corpus)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: Blacklist(["x"], kind="secret"), "kind 'secret' is unknown; use one of direct"),
+        (lambda p: Blacklist.from_file(p / "no.csv"), "no blacklist file"),
+        (lambda p: Blacklist.from_file(p / "empty.txt"), "no term in it"),
+        (lambda p: Blacklist.from_file(p / "latin.txt"), "not UTF-8 at byte 2"),
+        (lambda p: Blacklist.from_file(p / "kind.csv"), "unknown kind or match"),
+        (lambda p: Blacklist.from_annotations(make_corpus(["no spans"])), "no annotated identifiers"),
+        (lambda p: Blacklist.from_annotations(make_corpus(["a b"]), ambiguous="maybe"), "use one of span, everywhere"),
+        (lambda p: Blacklist.from_rare_words(make_corpus(["a b"]), k=1), "k=1"),
+    ],
+)
+def test_bad_input_is_named(make, message, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "latin.txt").write_bytes("Zoë".encode("latin-1"))
+    (tmp_path / "kind.csv").write_text("term,kind\nZanzibarian,weird\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)) as caught:
+        make(tmp_path)
+    assert "Zanzibarian" not in str(caught.value)
+
+
+letters = st.text("abcABC", min_size=1, max_size=2)
+
+
+@given(
+    terms=st.lists(st.lists(letters, min_size=1, max_size=3).map(" ".join), min_size=1, max_size=5),
+    text=st.lists(st.tuples(letters, st.sampled_from([" ", "\n", "-", ", ", ". "])), max_size=15),
+)
+def test_same_as_a_slow_matcher(terms, text):
+    """Every term tried as a regular expression at every place: longest first, then leftmost."""
+    text = "".join(word + gap for word, gap in text)
+    candidates = []
+    for term in terms:
+        pattern = r"[\s\-]+".join(map(re.escape, term.split()))
+        for i in range(len(text)):
+            match = re.compile(rf"(?<![^\W_])(?:{pattern})(?![^\W_])", re.I).match(text, i)
+            if match:
+                candidates.append(match.span())
+    taken = []
+    for start, end in sorted(set(candidates), key=lambda s: (s[0] - s[1], s[0])):
+        if all(end <= a or b <= start for a, b in taken):
+            taken.append((start, end))
+    assert [(h.start, h.end) for h in Blacklist(terms).find(text)] == sorted(taken)

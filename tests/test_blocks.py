@@ -1,0 +1,226 @@
+"""Blocks: alignment and packing on three kinds of tokenizers, against slow recounts and by property."""
+
+import re
+import stat
+
+import numpy as np
+import pytest
+from conftest import MAKERS, TEXTS, make_corpus, make_tokenizer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizer
+
+from sani import Blacklist, encode
+from sani.blocks import align, info, tensors
+
+# Letters a BertNormalizer keeps, white space of several kinds, punctuation, CJK, an emoji.
+ALPHABET = "abcdeABCDEéÇİß0123 \n\t.,;:'’-_()/@#°€漢😀"
+texts = st.lists(st.text(ALPHABET, min_size=0, max_size=60), min_size=1, max_size=4)
+terms = st.lists(st.text(ALPHABET, min_size=1, max_size=8), min_size=0, max_size=5)
+kinds = st.sampled_from(list(MAKERS))
+property_test = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def try_encode(corpus, tokenizer, blacklist, block_size, tmp_path):
+    """Blocks, or None where the corpus holds nothing to train on, which is an error tested elsewhere."""
+    try:
+        return encode(corpus, tokenizer, blacklist, block_size, allow_no_match=True)
+    except ValueError as error:
+        assert re.search("no token in it|covers the whole corpus|longer than a row", str(error))
+        return None
+
+
+def covers(text, offsets):
+    """Each character that is not white space, and how many different offsets cover it."""
+    distinct = {tuple(o) for o in offsets.tolist()}
+    return {i: sum(a <= i < b for a, b in distinct) for i, c in enumerate(text) if not c.isspace()}
+
+
+@property_test
+@given(kind=kinds, text=st.text(ALPHABET, max_size=80))
+def test_offsets_cover_every_non_space_character_once(kind, text):
+    tokenizer = make_tokenizer(kind)
+    ids, offsets = align(text, tokenizer)
+    assert ids.tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert set(covers(text, offsets).values()) <= {1}
+    for start, end in offsets:
+        piece = text[start:end]
+        assert piece == piece.strip() or not piece.strip()
+
+
+@property_test
+@given(text=st.text(max_size=60).filter(lambda t: "\x00" not in t))
+def test_byte_level_bpe_decodes_to_the_exact_text(text):
+    tokenizer = make_tokenizer("byte-level-bpe")
+    text = text.encode("utf-8", "ignore").decode()
+    assert tokenizer.decode(align(text, tokenizer)[0]) == text
+
+
+@property_test
+@given(kind=kinds, texts=texts, terms=terms, block_size=st.integers(8, 40))
+def test_rows_hold_the_tokens_of_the_texts_and_cut_no_blacklisted_unit(kind, texts, terms, block_size, tmp_path):
+    tokenizer, corpus, blacklist = make_tokenizer(kind), make_corpus(texts), Blacklist(terms)
+    blocks = try_encode(corpus, tokenizer, blacklist, block_size, tmp_path)
+    if blocks is None:
+        return
+    columns = {name: values.numpy() for name, values in tensors(blocks).items()}
+    expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    text = columns["record_ids"] >= 0
+    for record, ids in enumerate(expected):
+        assert columns["input_ids"][columns["record_ids"] == record].tolist() == ids
+    # −1 on special tokens and padding, in every column; special tokens are the tokenizer's.
+    for name in ("word_ids", "unit_ids", "sensitive", "term_ids", "gold"):
+        assert (columns[name][~text] == -1).all()
+    real = columns["attention_mask"] == 1
+    assert set(columns["input_ids"][real & ~text].tolist()) <= {tokenizer.cls_token_id, tokenizer.sep_token_id}
+    assert (columns["input_ids"][~real] == tokenizer.pad_token_id).all()
+    assert (columns["input_ids"][:, 0] == tokenizer.cls_token_id).all()
+    # Unit and word ids are unique over the corpus: runs that count up, none in two rows.
+    for name in ("word_ids", "unit_ids"):
+        ids = columns[name][text]
+        assert ids[0] == 0 and set(np.diff(ids)) <= {0, 1}
+        rows = np.nonzero(text)[0]
+        assert all(len(set(rows[ids == i])) == 1 for i in set(ids))
+    assert info(blocks)["units"] == len(set(columns["unit_ids"][text]))
+    # A token is sensitive exactly if its offsets overlap a hit, and units of hits are whole.
+    for record, text_ in enumerate(texts):
+        hits = blacklist.find(text_)
+        _, offsets = align(text_, tokenizer)
+        slow = [next((h.term_id for h in hits if h.start < e and s < h.end), -1) for s, e in offsets.tolist()]
+        assert columns["term_ids"][columns["record_ids"] == record].tolist() == slow
+    assert ((columns["sensitive"] > 0) == (columns["term_ids"] >= 0)).all()
+
+
+@property_test
+@given(kind=kinds, text=st.text(ALPHABET, min_size=1, max_size=60), terms=terms)
+def test_words_are_those_of_a_slow_reading(kind, text, terms, tmp_path):
+    """Tokens share a word exactly if a chain of words and tokens links them."""
+    tokenizer = make_tokenizer(kind)
+    blocks = try_encode(make_corpus([text]), tokenizer, Blacklist(), 60, tmp_path)
+    if blocks is None or len(blocks) > 1:
+        return
+    _, offsets = align(text, tokenizer)
+    words = [m.span() for m in re.finditer(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*|\S", text)]
+    parent = list(range(len(words)))
+
+    def root(i):
+        return i if parent[i] == i else root(parent[i])
+
+    touched = []
+    for s, e in offsets.tolist():
+        over = [w for w, (a, b) in enumerate(words) if a < e and s < b]
+        for w in over:
+            parent[root(w)] = root(over[0])
+        touched.append(over)
+    slow = [root(over[0]) if over else ("space", i) for i, over in enumerate(touched)]
+    columns = tensors(blocks, "word_ids", "record_ids")
+    fast = columns["word_ids"][columns["record_ids"] >= 0].tolist()
+    for i in range(len(slow) - 1):
+        if touched[i] or touched[i + 1]:
+            assert (fast[i] == fast[i + 1]) == (slow[i] == slow[i + 1])
+
+
+def test_gold_marks_annotated_spans_only(corpus, wordpiece):
+    blocks = encode(corpus, wordpiece, Blacklist.from_annotations(corpus), block_size=64)
+    columns = {name: values.numpy() for name, values in tensors(blocks).items()}
+    for record, text in enumerate(TEXTS):
+        here = columns["record_ids"] == record
+        annotated = corpus[record]["identifiers"]
+        _, offsets = align(text, wordpiece)
+        slow = [any(span["start"] < e and s < span["end"] for span in annotated) for s, e in offsets.tolist()]
+        assert (columns["gold"][here] == 1).tolist() == slow
+
+
+def test_records_share_rows_parted_by_the_separator(wordpiece):
+    blocks = encode(make_corpus(["john smith", "jane smith"]), wordpiece, block_size=40)
+    assert len(blocks) == 1
+    row = np.array(blocks[0]["input_ids"])
+    records = np.array(blocks[0]["record_ids"])
+    between = np.flatnonzero(records == 0)[-1] + 1
+    assert row[between] == wordpiece.sep_token_id and records[between] == -1 and records[between + 1] == 1
+
+
+def test_a_long_ordinary_word_is_cut_and_a_term_moves_to_the_next_row(wordpiece):
+    word = "falconer" * 4
+    ids = wordpiece(word, add_special_tokens=False)["input_ids"]
+    assert len(ids) > 8
+    cut = encode(make_corpus([word]), wordpiece, block_size=10)
+    assert len(cut) > 1
+    filler = "a " * 7
+    blocks = encode(make_corpus([filler + "john smith"]), wordpiece, Blacklist(["john smith"]), block_size=10)
+    units = tensors(blocks, "unit_ids", "sensitive")
+    rows = np.nonzero((units["sensitive"] > 0).numpy())[0]
+    assert set(rows) == {1}
+
+
+def test_memory_mapped_private_and_reused(corpus, wordpiece, home):
+    blocks = encode(corpus, wordpiece, Blacklist.from_annotations(corpus), block_size=32)
+    (file,) = blocks.cache_files
+    folder = home / "runs"
+    assert file["filename"].startswith(str(folder))
+    for path in folder.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+    before = [p.stat().st_mtime_ns for p in sorted(folder.rglob("*"))]
+    again = encode(corpus, wordpiece, Blacklist.from_annotations(corpus), block_size=32)
+    assert [p.stat().st_mtime_ns for p in sorted(folder.rglob("*"))] == before
+    assert again[0] == blocks[0] and len(list(folder.iterdir())) == 1
+    encode(corpus, wordpiece, Blacklist.from_annotations(corpus) - Blacklist(["Zoë"]), block_size=32)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_select_and_shuffle_keep_rows_and_write_nothing(corpus, wordpiece, home):
+    blocks = encode(corpus, wordpiece, block_size=16)
+    files = sorted(home.rglob("*"))
+    shuffled = blocks.shuffle(seed=0, keep_in_memory=True)
+    expected = [shuffled[i]["input_ids"] for i in range(len(shuffled))]
+    assert tensors(shuffled, "input_ids")["input_ids"].tolist() == expected
+    assert sorted(home.rglob("*")) == files
+
+
+class Slow(PreTrainedTokenizer):
+    vocab_size = 3
+
+    def get_vocab(self):
+        return {"a": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokenizer": "slow"}, "slow one"),
+        ({"tokenizer": "no mask"}, "no mask token"),
+        ({"texts": ["", "  \n"]}, "no token in it"),
+        ({"terms": ["Zanzibarian"]}, "none of the 1 blacklisted terms stands in the corpus"),
+        ({"texts": ["john"], "terms": ["john"]}, "covers the whole corpus"),
+        ({"block_size": 4}, "block_size=4 is out of range"),
+        ({"block_size": 4096}, "model_max_length"),
+        ({"texts": ["john smith " * 20 + "a"], "terms": ["john smith " * 20], "block_size": 16}, "longer than a row"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_stays(change, message, home):
+    tokenizer = make_tokenizer("wordpiece")
+    if change.get("tokenizer") == "slow":
+        tokenizer = Slow()
+    elif change.get("tokenizer") == "no mask":
+        tokenizer = MAKERS["wordpiece"]()
+        tokenizer.mask_token = None
+    corpus = make_corpus(change.get("texts", TEXTS))
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        encode(corpus, tokenizer, Blacklist(change.get("terms", [])), change.get("block_size", 32))
+    assert "zanzibarian" not in str(caught.value).lower() and "smith" not in str(caught.value).lower()
+    assert not [p for p in home.rglob("*") if p.is_file()]
+
+
+def test_a_folder_of_something_else_is_not_overwritten(corpus, wordpiece, tmp_path):
+    encode(corpus, wordpiece, block_size=32, run_dir=tmp_path / "b")
+    with pytest.raises(ValueError, match="holds other blocks"):
+        encode(corpus, wordpiece, block_size=16, run_dir=tmp_path / "b")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty"):
+        encode(corpus, wordpiece, block_size=16, run_dir=tmp_path / "c")
+
+
+def test_what_is_not_blocks_is_named(corpus):
+    with pytest.raises(ValueError, match="not blocks"):
+        info(corpus)

@@ -1,0 +1,649 @@
+"""Corpora: every format round trip, the errors, pseudonyms and counterfactuals."""
+
+import csv
+import datetime
+import json
+import os
+import re
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
+from xml.sax.saxutils import escape, quoteattr
+
+import pytest
+from datasets import Dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sani.corpora import FEATURES, GENERIC, MONTH, SOURCES, _read_n2c2, counterfactual, load_corpus, pseudonymize
+
+DATA = Path(__file__).parent / "data"
+REAL = os.environ.get("SANI_REAL_DATA")
+real = pytest.mark.skipif(not REAL, reason="SANI_REAL_DATA is not set: tests on real data are skipped")
+SECRET = "Zanzibarius"
+MANY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def spans(row):
+    return [tuple(span[key] for key in ("start", "end", "type", "kind")) for span in row["identifiers"]]
+
+
+def values(row):
+    return [row["text"][span["start"] : span["end"]] for span in row["identifiers"]]
+
+
+def outside(row):
+    parts, done = [], 0
+    for span in row["identifiers"]:
+        parts.append(row["text"][done : span["start"]])
+        done = span["end"]
+    return [*parts, row["text"][done:]]
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def jsonl(path, *rows):
+    return write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def corpus(*rows):
+    """Rows of (text with [[TYPE:value]] marks)."""
+    out = []
+    for n, marked in enumerate(rows):
+        text, found = "", []
+        for piece in re.split(r"(\[\[\w+:.*?\]\])", marked):
+            if mark := re.fullmatch(r"\[\[(\w+):(.*)\]\]", piece):
+                found.append({"start": len(text), "end": len(text) + len(mark[2]), "type": mark[1], "kind": "direct"})
+                piece = mark[2]
+            text += piece
+        out.append({"text": text, "record_id": f"r{n}", "person_id": f"p{n}", "identifiers": found})
+    return Dataset.from_list(out, features=FEATURES)
+
+
+# Formats
+
+
+def test_n2c2_fixture():
+    one, two = load_corpus("n2c2-2006", folder=DATA / "n2c2.xml")
+    assert (one["record_id"], one["person_id"], two["record_id"]) == ("801", "801", "802")
+    assert values(one) == ["03/14", "Harborview General", "Élise Vann", "Tobias Quill", "71"]
+    assert [span["type"] for span in one["identifiers"]] == ["DATE", "HOSPITAL", "DOCTOR", "PATIENT", "AGE"]
+    assert {span["kind"] for span in one["identifiers"]} == {"direct"}
+    assert "Dr.  Élise Vann  & team; pain 3 < 5 😀 for\nTobias Quill (71).\n" in one["text"]
+    assert two["text"] == "No names are mentioned here." and two["identifiers"] == []
+
+
+def test_n2c2_folder_and_prefix(tmp_path):
+    for name in "ba":
+        write(
+            tmp_path / f"{name}.xml",
+            "<ROOT>" + "".join(f'<RECORD ID="{name}{n}"><TEXT>text {n}</TEXT></RECORD>' for n in range(3)) + "</ROOT>",
+        )
+    assert load_corpus("n2c2-2006", folder=tmp_path, records=4)["record_id"] == ["a0", "a1", "a2", "b0"]
+
+
+def test_n2c2_is_streamed_and_deep_nesting_is_no_problem(tmp_path):
+    path = tmp_path / "big.xml"
+    with path.open("w") as out:
+        out.write("<ROOT>")
+        for n in range(3000):
+            out.write(f'<RECORD ID="{n}"><TEXT>{"word " * 40}</TEXT>{"<S><T>x</T></S>" * 40}</RECORD>\n')
+        out.write("</ROOT>")
+    tracemalloc.start()
+    assert sum(1 for _ in _read_n2c2(path)) == 3000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000 < path.stat().st_size
+    deep = write(tmp_path / "deep.xml", f"<R><RECORD ID='1'><TEXT>{'<B>' * 5000}x{'</B>' * 5000}y</TEXT></RECORD></R>")
+    assert load_corpus("n2c2-2006", folder=deep)["text"] == ["xy"]
+
+
+def test_tab_fixture():
+    one, two = load_corpus("tab", folder=DATA / "tab.json")
+    assert one["record_id"] == "case-1" and two["identifiers"] == []
+    assert list(zip(values(one), [span[3] for span in spans(one)])) == [
+        ("Ülkü Demir", "direct"),
+        ("4711/02", "direct"),
+        ("born in 1965", "indirect"),
+        ("Lake Town", "indirect"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "Ann 😀 Bö", "record_id": "x", "person_id": 7, "identifiers": [{"start": 6, "end": 8, "type": "PER"}]},
+        {
+            "full_text": "Ann 😀 Bö",
+            "doc_id": "x",
+            "person_id": "7",
+            "spans": [{"entity_type": "PER", "entity_value": "Bö", "start_position": 6, "end_position": 8}],
+        },
+        {"id": "x", "person_id": "7", "text": "Ann 😀 Bö", "label": [[6, 8, "PER"]]},
+        {
+            "id": "x",
+            "person_id": "7",
+            "text": "Ann 😀 Bö",
+            "entities": [{"id": 1, "label": "PER", "start_offset": 5, "end_offset": 8}],
+        },
+        {
+            "id": "x",
+            "person_id": "7",
+            "text": "Ann 😀 Bö",
+            "label": [{"start": 6, "end": 8, "text": "Bö", "labels": ["PER"]}],
+        },
+        {
+            "id": "x",
+            "person_id": "7",
+            "data": {"text": "Ann 😀 Bö"},
+            "annotations": [{"result": [{"value": {"start": 6, "end": 8, "labels": ["PER"]}}] * 2}],
+        },
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_json_dialects(tmp_path, row, suffix):
+    path = write(tmp_path / f"a{suffix}", json.dumps(row))
+    (got,) = load_corpus(path)
+    assert got == {
+        "text": "Ann 😀 Bö",
+        "record_id": "x",
+        "person_id": "7",
+        "identifiers": [{"start": 6, "end": 8, "type": "PER", "kind": "direct"}],
+    }
+
+
+def test_kinds_and_defaults(tmp_path):
+    path = jsonl(
+        tmp_path / "a.jsonl",
+        {
+            "text": "abc",
+            "id": 0,
+            "spans": [
+                {"start": 0, "end": 1, "type": "A", "kind": "indirect"},
+                {"start": 1, "end": 2, "type": "B"},
+                {"start": 2, "end": 3, "type": "C", "kind": ""},
+            ],
+        },
+        {"text": "d", "label": "joy"},
+    )
+    one, two = load_corpus(path, default_kind="confidential")
+    assert [span[3] for span in spans(one)] == ["indirect", "confidential", ""]
+    assert one["record_id"] == "0" and two["record_id"] == "a-2" == two["person_id"]
+    assert load_corpus(path).features == FEATURES
+
+
+def test_folder_txt_with_standoff_bom_crlf(tmp_path):
+    write(tmp_path / "b.txt", b"\xef\xbb\xbfDr\r\nK\xc3\xa9l \xf0\x9f\x98\x80 Zed\r\n")
+    write(tmp_path / "b.json", json.dumps([{"start": 4, "end": 7, "type": "PER"}, [10, 13, "PER"]]))
+    write(tmp_path / "a.txt", "Ann and Bo")
+    write(tmp_path / "a.ann", "T1\tPER 0 3;8 10\tAnn Bo\nR1\trel Arg1:T1\n")
+    write(tmp_path / "c.csv", '﻿text,record_id\r\n"x\r\n""y"" ' + "long " * 40_000 + '",c1\r\n')
+    write(tmp_path / "notes.md", "ignored")
+    one, two, three = load_corpus(tmp_path)
+    assert [one["record_id"], two["record_id"], three["record_id"]] == ["a", "b", "c1"]
+    assert values(one) == ["Ann", "Bo"] and values(two) == ["Kél", "Zed"]
+    assert two["text"] == "Dr\r\nKél 😀 Zed\r\n" and three["text"].startswith('x\r\n"y" long')
+    assert load_corpus(tmp_path, records=2)["record_id"] == ["a", "b"]
+
+
+def test_text_column_and_line_separator_in_json(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"note": "one\u2028two"}\n\n{"note": "three"}\r\n')
+    assert load_corpus(path, text_column="note")["text"] == ["one\u2028two", "three"]
+
+
+def test_synthetic_clinical():
+    pytest.importorskip("sani.grammars.clinical")
+    five = load_corpus("synthetic-clinical", records=5, seed=3)
+    assert five.features == FEATURES and len(five) == 5
+    assert load_corpus("synthetic-clinical", records=3, seed=3).to_list() == five.to_list()[:3]
+
+
+# XML holds no control characters and turns line ends into \n; the others hold any text.
+XML_TEXT = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="\ufffe\uffff"), max_size=40
+)
+ANY_TEXT = st.text(st.one_of(st.sampled_from('aZ é😀\r\n\t",;\u2028'), st.characters(codec="utf-8")), max_size=40)
+
+
+def pieces(text):
+    """Texts that alternate between plain and annotated; the annotated ones are trimmed and not empty."""
+    value = text.map(str.strip).filter(bool)
+    return st.lists(st.tuples(text, value, st.sampled_from(["PATIENT", "ID", 'ODD & "TYPE"'])), max_size=5)
+
+
+def laid_out(found, tail):
+    text, marks = "", []
+    for before, value, type_ in found:
+        text += before
+        marks.append((len(text), len(text) + len(value), type_, "direct"))
+        text += value
+    return text + tail, marks
+
+
+@MANY
+@given(pieces(XML_TEXT), XML_TEXT)
+def test_n2c2_round_trip(tmp_path_factory, found, tail):
+    text, marks = laid_out(found, tail + "end")
+    body = "".join(
+        f"{escape(before)}<PHI TYPE={quoteattr(type_)}>{escape(value)}</PHI>" for before, value, type_ in found
+    ) + escape(tail + "end")
+    path = write(tmp_path_factory.mktemp("x") / "a.xml", f'<ROOT><RECORD ID="1"><TEXT>{body}</TEXT></RECORD></ROOT>')
+    (row,) = load_corpus("n2c2-2006", folder=path)
+    assert (row["text"], spans(row)) == (text, marks)
+
+
+@MANY
+@given(pieces(ANY_TEXT), ANY_TEXT, st.booleans())
+def test_user_files_round_trip(tmp_path_factory, found, tail, ascii_only):
+    text, marks = laid_out(found, tail + "end")
+    folder = tmp_path_factory.mktemp("x")
+    identifiers = [dict(zip(("start", "end", "type", "kind"), mark)) for mark in marks]
+    row = {"text": text, "record_id": "1", "identifiers": identifiers}
+    line = json.dumps(row, ensure_ascii=ascii_only)
+    paths = [write(folder / "a.jsonl", line), write(folder / "a.json", f"[{line}]")]
+    with (folder / "a.csv").open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, row, quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        writer.writerow({**row, "identifiers": json.dumps(identifiers)})
+    (folder / "t").mkdir()
+    write(folder / "t/a.txt", text.removeprefix("\ufeff"))
+    paths += [folder / "a.csv"]
+    for path in paths:
+        (got,) = load_corpus(path)
+        assert (got["text"], spans(got)) == (text, marks)
+    assert load_corpus(folder / "t")["text"] == [text.removeprefix("\ufeff")]
+
+
+def test_fresh_process_gives_the_same_and_leaves_no_copy_in_the_datasets_cache(tmp_path):
+    cache = tmp_path / "cache"
+    path = jsonl(
+        tmp_path / "a.jsonl",
+        {
+            "text": f"Mr {SECRET} on 03/14/2011 in Élysée, 12-AB",
+            "spans": [[3, 14, "PER"], [18, 28, "DATE"], [32, 38, "LOC"], [40, 45, "ID"]],
+        },
+        {"text": "Ann", "spans": [[0, 3, "PER"]]},
+    )
+    code = (
+        "import json, sys\nfrom sani.corpora import *\nold = load_corpus(sys.argv[1])\n"
+        "class B:\n  def find(self, t, i): return []\npseudonymize(old, B())\nassert not old.cache_files\n"
+        "new = counterfactual(old, 4)\nassert not new.cache_files\nprint(json.dumps(new.to_list()))"
+    )
+    env = {
+        **os.environ,
+        "HF_DATASETS_CACHE": str(cache),
+        "HF_HOME": str(cache),
+        "TMPDIR": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "PYTHONHASHSEED": "77",
+    }
+    out = subprocess.run([sys.executable, "-c", code, path], env=env, check=True, capture_output=True).stdout
+    for file in tmp_path.rglob("*"):
+        assert file == path or not file.is_file() or SECRET.encode() not in file.read_bytes()
+    assert json.loads(out) == counterfactual(load_corpus(path), 4).to_list()
+    assert json.loads(out) != counterfactual(load_corpus(path), 5).to_list()
+
+
+# Errors
+
+
+def bad(tmp_path, name, content):
+    return str(write(tmp_path / name, content))
+
+
+def line(**row):
+    return json.dumps({"text": f"{SECRET} was here", "record_id": "r7", **row})
+
+
+def span_line(*found):
+    return line(spans=list(found))
+
+
+CASES = [
+    ("a.jsonl", line() + f'\n{{"text": "{SECRET}\n', r"a\.jsonl, line 2: invalid JSON"),
+    ("a.json", f'[{{"text": "{SECRET}"]', r"a\.json: invalid JSON"),
+    ("a.jsonl", "[" * 100_000, r"line 1: invalid JSON"),
+    ("a.jsonl", f'"{SECRET}"', r"line 1: expected an object"),
+    ("a.jsonl", json.dumps({"body": SECRET, SECRET: 1}), r"no text column 'text'; columns there: body and 1 not shown"),
+    ("a.csv", f"{SECRET} came,{SECRET}\nb,c\n", r"no text column .* none and 2 not shown.*text_column="),
+    ("a.csv", f'text,id\n"{SECRET}"x,1\n', r"line 2: invalid CSV"),
+    ("a.csv", f'text,id\n"a\nb",1\n"{SECRET}\nb,1\n', r"line 4: invalid CSV"),
+    ("a.csv", f"text,id\n{SECRET},was,here\n", r"line 2: .*not as many fields"),
+    ("a.csv", f"text,id\n{SECRET}\n", r"line 2: .*not as many fields"),
+    ("a.csv", f"text,spans\n{SECRET},[{SECRET}\n", r"line 2, column spans: invalid JSON"),
+    ("a.csv", f"text,spans\n{SECRET},{SECRET}\n", r"line 2: column spans holds no list"),
+    ("a.csv", "text,id\n", "corpus is empty"),
+    ("a.jsonl", "", "corpus is empty"),
+    ("a.json", "[]", "corpus is empty"),
+    ("a.txt", " \n", "corpus is empty: 1 records"),
+    ("a.jsonl", line(text=[SECRET]), "line 1: text must be a string, found list"),
+    ("a.jsonl", line(record_id={SECRET: 1}), "record_id must be a string, found dict"),
+    ("a.jsonl", line(text=f"{SECRET} \ud800"), "half a surrogate pair at offset 12"),
+    ("a.txt", f"{SECRET} caf".encode() + b"\xe9", r"a\.txt: not UTF-8 \(byte 15\).*iconv"),
+    ("a.jsonl", b"\xef\xbb\xbf" + SECRET.encode("utf-16"), r"not UTF-8 \(byte 3\)"),
+    ("a.jsonl", span_line([0, 99, "PER"]), r"record_id 'r7': annotation \[0, 99\) is out of range"),
+    ("a.jsonl", span_line([-1, 3, "PER"]), "out of range"),
+    ("a.jsonl", span_line([5, 5, "PER"]), "out of range"),
+    ("a.jsonl", span_line([5, 3, "PER"]), "out of range"),
+    ("a.jsonl", span_line([0, 3.0, "PER"]), "whole numbers as start and end, found int and float"),
+    ("a.jsonl", span_line([True, 3, "PER"]), "whole numbers"),
+    ("a.jsonl", span_line({"start": 1, "type": "PER"}), "found int and NoneType"),
+    ("a.jsonl", span_line({"start": 1, "end": 2}), "has no type"),
+    ("a.jsonl", span_line({"start": 1, "end": 2, "type": "PER", "kind": SECRET}), "unknown kind; known: direct"),
+    ("a.jsonl", span_line(SECRET), "an annotation must be an object"),
+    ("a.jsonl", span_line([11, 12, "PER"]), "only white space"),
+    ("a.jsonl", span_line([0, 6, "PER"], [5, 11, "PER"]), r"'r7': annotations overlap: \[0, 6\) and \[5, 11\)"),
+    ("a.jsonl", span_line([0, 6, "PER"], [0, 6, "LOC"]), "annotations overlap"),
+    ("a.jsonl", line() + "\n" + line(), r"line 2: record_id 'r7' occurs twice"),
+    ("a.pdf", SECRET, r"not a \.jsonl, \.json, \.csv, \.txt file"),
+    ("a.xml", SECRET, "use load_corpus.'n2c2-2006'"),
+]
+
+
+@pytest.mark.parametrize("name, content, message", CASES, ids=range(len(CASES)))
+def test_bad_user_files(tmp_path, name, content, message):
+    path = bad(tmp_path, name, content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_corpus(path)
+    assert SECRET not in str(caught.value) and caught.value.__suppress_context__ == bool(caught.value.__context__)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ((DATA / "n2c2_malformed.xml").read_bytes(), r"a\.xml, line 4, column \d+: malformed XML \(mismatched tag\)"),
+        ((DATA / "n2c2_bomb.xml").read_bytes(), r"a\.xml: .*refused"),
+        (f'<!DOCTYPE R SYSTEM "file:///{SECRET}"><R><RECORD/></R>', "refused"),
+        (f'<!DOCTYPE R [<!ENTITY x SYSTEM "file:///{SECRET}">]><R>&x;</R>', "refused"),
+        (f"<R><RECORD><TEXT>&{SECRET};</TEXT></RECORD></R>", r"line 1, column 17: malformed XML \(undefined entity\)"),
+        (f"<R>{SECRET}</R>", "no RECORD element"),
+        (f"<R><RECORD>{SECRET}</RECORD></R>", "record 1: expected one TEXT element, found 0"),
+        (f"<R><RECORD ID='9'><TEXT><PHI>{SECRET}</PHI></TEXT></RECORD></R>", "PHI without TYPE at offset 0"),
+        (f"<R><RECORD ID='9'><TEXT>{SECRET}<PHI TYPE='ID'> </PHI></TEXT></RECORD></R>", "'9': .*only white space"),
+        (f"<R><RECORD ID='9'><TEXT><PHI TYPE='A'>{SECRET}<PHI TYPE='B'>x</PHI></PHI></TEXT></RECORD></R>", "overlap"),
+        (f"<?xml version='1.0' encoding='{SECRET}'?><R/>", "unknown encoding"),
+        ("", "malformed XML"),
+    ],
+    ids=range(12),
+)  # pytest would put the text into the name of the folder
+def test_bad_xml(tmp_path, content, message):
+    path = bad(tmp_path, "a.xml", content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_corpus("n2c2-2006", folder=path)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"text": SECRET},
+        [SECRET],
+        [{"text": SECRET, "doc_id": "1", "annotations": []}],
+        [
+            {
+                "text": SECRET,
+                "doc_id": "1",
+                "annotations": {
+                    "a": {
+                        "entity_mentions": [
+                            {"start_offset": 0, "end_offset": 3, "entity_type": "PERSON", "identifier_type": SECRET}
+                        ]
+                    }
+                },
+            }
+        ],
+    ],
+)
+def test_bad_tab(tmp_path, content):
+    with pytest.raises(ValueError, match="record 1: not the Text Anonymization Benchmark") as caught:
+        load_corpus("tab", folder=bad(tmp_path, "a.json", json.dumps(content)))
+    assert SECRET not in str(caught.value)
+
+
+def test_bad_standoff(tmp_path):
+    write(tmp_path / "a.txt", SECRET)
+    write(tmp_path / "a.ann", f"T1\tPER x y\t{SECRET}\n")
+    with pytest.raises(ValueError, match=r"a\.ann, line 1: not a BRAT") as caught:
+        load_corpus(tmp_path)
+    write(tmp_path / "a.json", '[[0, 99, "PER"]]')
+    with pytest.raises(ValueError, match="record_id 'a': .*out of range"):
+        load_corpus(tmp_path / "a.txt")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        (dict(name_or_path="wikipedia"), ValueError, f"unknown corpus 'wikipedia'; known: {', '.join(SOURCES)}.*jsonl"),
+        (dict(name_or_path="n2c2-2006"), ValueError, "name your copy"),
+        (dict(name_or_path="tab", folder="no/such"), FileNotFoundError, "no such file or folder"),
+        (dict(name_or_path="no/such.jsonl"), FileNotFoundError, "no such file or folder"),
+        (dict(name_or_path="no/such/folder"), FileNotFoundError, "no such file or folder"),
+        (dict(name_or_path="synthetic-clinical", records=0), ValueError, "records must be a whole number"),
+        (dict(name_or_path="synthetic-clinical", records=True), ValueError, "records must be a whole number"),
+        (
+            dict(name_or_path="synthetic-clinical", split="test"),
+            ValueError,
+            "unknown split 'test'; known: private, public",
+        ),
+        (dict(name_or_path="tab", folder=".", split="public"), ValueError, "synthetic corpora only"),
+        (dict(name_or_path="synthetic-clinical", folder="."), ValueError, "folder= is for"),
+        (dict(name_or_path="synthetic-clinical", default_kind="x"), ValueError, "unknown default_kind"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        load_corpus(**arguments)
+
+
+def test_empty_folder(tmp_path):
+    for name in ("n2c2-2006", "tab"):
+        with pytest.raises(ValueError, match="no .* file in this folder"):
+            load_corpus(name, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"no \.jsonl, .* file in this folder"):
+        load_corpus(tmp_path)
+
+
+# Pseudonyms
+
+
+class Stub:
+    """Finds the words with an upper-case letter; "indirect" those of odd length."""
+
+    def find(self, text, identifiers):
+        return [
+            SimpleNamespace(start=m.start(), end=m.end(), kind=("direct", "indirect")[len(m[0]) % 2])
+            for m in re.finditer(r"\w*[A-Z]\w*", text)
+        ]
+
+
+@MANY
+@given(pieces(ANY_TEXT), ANY_TEXT, st.text(max_size=4))
+def test_pseudonymize_leaves_the_rest(found, tail, replacement):
+    text, marks = laid_out(found, tail)
+    row = {
+        "text": text,
+        "record_id": "1",
+        "person_id": "1",
+        "identifiers": [dict(zip(("start", "end", "type", "kind"), mark)) for mark in marks],
+    }
+    (got,) = pseudonymize(Dataset.from_list([row], features=FEATURES), Stub(), replacement)
+    hits = [hit for hit in Stub().find(text, None) if hit.kind == "direct"]
+    expected, done = "", 0
+    for hit in hits:
+        expected += text[done : hit.start] + replacement
+        done = hit.end
+    assert got["text"] == expected + text[done:]
+    left = [mark for mark in marks if not any(mark[0] < hit.end and hit.start < mark[1] for hit in hits)]
+    assert values(got) == [text[start:end] for start, end, _, _ in left]
+    assert [span[2:] for span in spans(got)] == [mark[2:] for mark in left]
+
+
+def test_pseudonymize_kinds():
+    one = corpus("[[PER:Anna]] met [[PER:Bob]] twice")
+    assert pseudonymize(one, Stub())["text"] == ["X met Bob twice"]
+    assert pseudonymize(one, Stub(), "[…]", kinds=("direct", "indirect"))["text"] == ["[…] met […] twice"]
+    assert one["text"] == ["Anna met Bob twice"]
+    with pytest.raises(ValueError, match="unknown kinds"):
+        pseudonymize(one, Stub(), kinds=("secret",))
+
+
+# Counterfactuals
+
+
+def new_values(*rows, seed=0):
+    return [values(row) for row in counterfactual(corpus(*rows), seed)]
+
+
+def test_names_are_consistent_over_the_corpus():
+    (one, two, three, mister), (upper, doctor) = new_values(
+        "[[PATIENT:John Smith]], [[PATIENT:Smith]], [[PATIENT:SMITH, JOHN]], [[PATIENT:Mr. Smith]]",
+        "[[PATIENT:SMITH]] [[DOCTOR:Dr. J. de la Smith]]",
+    )
+    first, last = one.split()
+    assert {first.lower(), last.lower()}.isdisjoint({"john", "smith"})
+    assert (two, three, mister, upper) == (last, f"{last}, {first}".upper(), f"Mr. {last}", last.upper())
+    assert re.fullmatch(rf"Dr\. [A-IK-Z]\. de la {last}", doctor)
+
+
+def test_forms_are_kept():
+    ((hospital, place, phone, code, age),) = new_values(
+        "[[HOSPITAL:St. Alban's General Hospital]] [[LOCATION:12 Elm Street]] [[PHONE:(555) 010-9999]] "
+        "[[ID:MRN-77a]] [[AGE:71]]"
+    )
+    assert re.fullmatch(r"St\. [A-Z][a-z]+'s General Hospital", hospital) and "Alban" not in hospital
+    assert re.fullmatch(r"\d\d [A-Z][a-z]+ Street", place) and "Elm" not in place
+    assert re.fullmatch(r"\(\d{3}\) \d{3}-\d{4}", phone) and re.fullmatch(r"[A-Z]{3}-\d\d[a-z]", code)
+    assert all(new != old for new, old in zip(phone + code + age, "(555) 010-9999MRN-77a71") if old.isalnum())
+
+
+def test_dates_move_by_the_same_days_in_the_same_format():
+    forms = [
+        "03/14/2011",
+        "2011-03-14",
+        "03/14/11",
+        "March 14, 2011",
+        "14 March 2011",
+        "14 mars 2011",
+        "MARCH 14, 2011",
+        "Mar 14, 2011",
+        "14 févr. 2011",
+        "1er mars 2011",
+        "March 2nd, 2011",
+    ]
+    ((us, iso, short, long, day_first, french, upper, abbreviated, fevr, first, second),) = new_values(
+        " ".join(f"[[DATE:{form}]]" for form in forms), seed=5
+    )
+    moved = datetime.date.fromisoformat(iso)
+    assert abs((moved - datetime.date(2011, 3, 14)).days) >= 400
+    month = moved.strftime("%B")
+    assert us == moved.strftime("%m/%d/%Y") and short == moved.strftime("%m/%d/%y")
+    assert long == f"{month} {moved.day}, {moved.year}" and day_first == f"{moved.day} {month} {moved.year}"
+    assert upper == long.upper() and re.fullmatch(rf"{month[:3]}\w? {moved.day}, {moved.year}", abbreviated)
+    assert re.fullmatch(rf"{moved.day} \w+ {moved.year}", french)
+    assert re.fullmatch(r"\d+ \w+\. \d{4}", fevr) and re.fullmatch(r"(1er|\d+) \w+ \d{4}", first)
+    assert re.fullmatch(r"\w+ \d+(st|nd|rd|th), \d{4}", second)
+    ((day, year, month_year, time, words),) = new_values(
+        "[[DATE:03/14]] [[DATE:1987]] [[DATE:octobre 2010]] [[DATE:17 h 54]] [[DATE:Tuesday]]"
+    )
+    assert re.fullmatch(r"\d\d/\d\d", day) and re.fullmatch(r"\d{4}", year) and re.fullmatch(r"\S+ \d{4}", month_year)
+    assert re.fullmatch(r"\d\d h \d\d", time) and words != "Tuesday"
+
+
+def test_exhausted_forms_still_give_new_values():
+    every = [f"[[AGE:{n}]]" for n in range(100)] + [f"[[DATE:{m}/{d}]]" for m in range(1, 13) for d in range(1, 32)]
+    every += ["[[TITLE:Mr.]]", "[[HOSPITAL:General Hospital]]", "[[PER:J.]]", "[[PER:李 明]]", "[[ID:A]]"]
+    every += [f"[[PER:{letter}.]]" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+    old = set(sum(map(values, corpus(*every)), []))
+    new = sum(new_values(*every), [])
+    assert old.isdisjoint(new) and all(new)
+
+
+def test_values_of_punctuation_stay_and_input_is_untouched():
+    one = corpus("see [[PER:--]] 😀[[ID:😀]] of [[PER:Ann]]")
+    before = one.to_list()
+    assert values(counterfactual(one, 0)[0])[:2] == ["--", "😀"]
+    assert one.to_list() == before
+
+
+def test_counterfactual_needs_identifiers():
+    with pytest.raises(ValueError, match="no annotated identifiers"):
+        counterfactual(corpus("nothing here"), 0)
+
+
+def check_counterfactual(old, new):
+    originals = {value.casefold() for row in old for value in values(row)}
+    for before, after in zip(old, new):
+        assert outside(before) == outside(after)
+        assert [(s["type"], s["kind"]) for s in before["identifiers"]] == [
+            (s["type"], s["kind"]) for s in after["identifiers"]
+        ]
+        for was, now in zip(values(before), values(after)):
+            if any(char.isalpha() or char.isdecimal() for char in was):
+                assert now.casefold() not in originals
+            assert now == now.strip() != ""
+
+
+@MANY
+@given(
+    st.lists(st.tuples(pieces(ANY_TEXT), ANY_TEXT), min_size=1, max_size=3),
+    st.integers(0, 99),
+    st.sampled_from(["PATIENT", "DATE", "AGE", "ID", "LOCATION", "ODD"]),
+)
+def test_counterfactual_property(rows, seed, type_):
+    made = []
+    for n, (found, tail) in enumerate(rows):
+        text, marks = laid_out([(before, value, type_) for before, value, _ in found] + [("", "Zoë", "PER")], tail)
+        made.append(
+            {
+                "text": text,
+                "record_id": str(n),
+                "person_id": "",
+                "identifiers": [dict(zip(("start", "end", "type", "kind"), mark)) for mark in marks],
+            }
+        )
+    old = Dataset.from_list(made, features=FEATURES)
+    check_counterfactual(old, counterfactual(old, seed))
+
+
+# Real data
+
+
+@real
+def test_real_sources():
+    legal = load_corpus(Path(REAL, "legal/echr_fr.jsonl"))
+    assert (len(legal), sum(map(len, legal["identifiers"]))) == (106, 4156)
+    assert len(load_corpus(Path(REAL, "clinical/mtsamples.jsonl"))) == 2000
+    path = Path(REAL, "pii/presidio_synth_v2.json")
+    pii, recount = load_corpus(path), json.loads(path.read_text(encoding="utf-8"))
+    assert len(pii) == len(recount) == 1500
+    for row, raw in zip(pii, recount):
+        assert row["text"] == raw["full_text"]
+        assert sorted(zip(values(row), (span[2] for span in spans(row)))) == sorted(
+            (span["entity_value"], span["entity_type"]) for span in raw["spans"]
+        )
+
+
+@real
+@pytest.mark.parametrize("name, person", [("legal/echr_fr.jsonl", "PER"), ("pii/presidio_synth_v2.json", "PERSON")])
+def test_real_counterfactual(name, person):
+    old = load_corpus(Path(REAL, name))
+    new = counterfactual(old, 0)
+    check_counterfactual(old, new)
+
+    def words(rows, *types):
+        return {
+            word.casefold()
+            for row in rows
+            for value, span in zip(values(row), row["identifiers"])
+            if not types or span["type"] in types
+            for word in re.findall(r"[^\W\d_]{3,}", value)
+        }
+
+    names = words(old, person) - GENERIC - set(MONTH)
+    assert len(names) > 300 and names.isdisjoint(words(new))

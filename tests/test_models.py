@@ -1,0 +1,97 @@
+"""Loading: what is accepted, and what is refused with the way to mend it."""
+
+import json
+import re
+
+import pytest
+import torch
+from conftest import make_model, make_tokenizer
+from transformers import BertConfig, BertForSequenceClassification, BertModel, GPT2Config, GPT2LMHeadModel
+
+from sani import load_model
+from sani.models import hidden_states, logits_at
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tokenizer = make_tokenizer("wordpiece")
+    tokenizer.save_pretrained(tmp_path / "m")
+    make_model(len(tokenizer)).save_pretrained(tmp_path / "m")
+    return tmp_path / "m"
+
+
+def test_local_folder_in_float32_and_evaluation_mode(folder):
+    model = make_model(160).half()
+    model.save_pretrained(folder)
+    loaded, tokenizer = load_model(folder)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32} and not loaded.training
+    assert tokenizer.mask_token == "[MASK]" and tokenizer.is_fast
+    assert torch.equal(loaded.get_output_embeddings().weight, model.get_output_embeddings().weight.float())
+
+
+def test_only_scored_positions_reach_the_head():
+    model = make_model(160)
+    ids, mask = torch.randint(5, 160, (3, 9)), torch.ones(3, 9, dtype=torch.int64)
+    mask[1, 6:] = 0
+    chosen = torch.rand(3, 9) < 0.3
+    seen = []
+    model.get_output_embeddings().register_forward_hook(lambda m, a, out: seen.append(out.shape))
+    with torch.no_grad():
+        few = logits_at(model, ids, mask, chosen)
+        assert seen == [(chosen.sum(), 160)]
+        torch.testing.assert_close(few, model(ids, attention_mask=mask).logits[chosen])
+        assert hidden_states(model, ids, mask).shape == (3, 9, 16)
+
+
+def refuse_pickles(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04never unpickled")
+
+
+def ask_for_code(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForMaskedLM": "evil.Model"}}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (refuse_pickles, r"weights are pickled \(pytorch_model.bin\).*refused; convert them"),
+        (ask_for_code, "run code of its own"),
+        (lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors"),
+        (lambda f: (f / "config.json").unlink(), "no config.json"),
+    ],
+)
+def test_spoiled_folders_are_refused(spoil, message, folder):
+    spoil(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_model(folder)
+
+
+def test_names_that_are_nothing(tmp_path):
+    for name in (tmp_path / "nowhere", "./nowhere", "a/b/c"):
+        with pytest.raises(FileNotFoundError, match="no folder .*shipped names are tiny-bert"):
+            load_model(name)
+    with pytest.raises(ValueError, match="is not a shipped name .*tiny-bert.*not a local folder"):
+        load_model("tiny-bart")
+
+
+def test_models_without_a_masked_lm_head(folder):
+    config = BertConfig(vocab_size=160, hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
+    for other in (BertModel(config), BertForSequenceClassification(config)):
+        other.save_pretrained(folder)
+        with pytest.raises(ValueError, match="hold no LM head"):
+            load_model(folder)
+    GPT2LMHeadModel(GPT2Config(vocab_size=160, n_embd=16, n_head=2, n_layer=1)).save_pretrained(folder)
+    with pytest.raises(ValueError, match="no masked LM head"):
+        load_model(folder)
+
+
+def test_unknown_families_are_named():
+    from transformers import ElectraConfig, ElectraForMaskedLM
+
+    model = ElectraForMaskedLM(
+        ElectraConfig(vocab_size=50, hidden_size=16, embedding_size=16, num_attention_heads=2, num_hidden_layers=1)
+    )
+    with pytest.raises(ValueError, match=re.escape("models of type 'electra' are not supported; known are bert")):
+        logits_at(model, torch.ones(1, 2), torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool))

@@ -1,0 +1,341 @@
+"""Training: a plain reference loop, kill and resume, what is kept when the loss breaks, bad input."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TEXTS, make_corpus, make_model, make_roberta, make_tokenizer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForMaskedLM, BertConfig, BertModel, get_linear_schedule_with_warmup
+
+import sani.training
+from sani import Blacklist, encode, fine_tune, repair
+from sani.blocks import tensors
+from sani.masking import mlm, ppmlm
+from sani.training import NonFiniteLoss, default_learning_rate
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a, b):
+    a, b = weights(a), weights(b)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def blocks(corpus, wordpiece):
+    return encode(corpus, wordpiece, Blacklist.from_annotations(corpus), block_size=32)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "ppmlm"])
+def test_equals_a_plain_loop_with_the_full_logits(objective, blocks, wordpiece):
+    options = dict(epochs=3, learning_rate=1e-2, batch_size=2, seed=5, warmup=0.2, weight_decay=0.01)
+    # In float64: AdamW's first steps are the sign of the gradient, which rounding decides where it is nearly zero.
+    trained = fine_tune(make_model(len(wordpiece)).double(), blocks, objective, **options)
+
+    model, rows = make_model(len(wordpiece)).double().train(), tensors(blocks)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.01)
+    per_epoch = -(-len(blocks) // 2)
+    schedule = get_linear_schedule_with_warmup(optimizer, round(0.2 * 3 * per_epoch), 3 * per_epoch)
+    for epoch in range(3):
+        order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(5 * 1_000_003 + epoch))
+        for chosen in order.split(2):
+            draw = {"mlm": mlm, "ppmlm": ppmlm}[objective]
+            ids, labels = draw({n: c[chosen] for n, c in rows.items()}, wordpiece.mask_token_id, 5, epoch)
+            if objective == "ppmlm":
+                assert (labels[rows["sensitive"][chosen] != 0] == -100).all()
+            if (labels == -100).all():  # nothing to predict in this batch
+                schedule.step()
+                continue
+            logits = model(ids, attention_mask=rows["attention_mask"][chosen]).logits
+            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if schedule.last_epoch < round(0.2 * 3 * per_epoch):  # ours rises from 1/n, the library's from 0
+                for group in optimizer.param_groups:
+                    group["lr"] = 1e-2 * (schedule.last_epoch + 1) / round(0.2 * 3 * per_epoch)
+            optimizer.step()
+            schedule.step()
+    for name, value in weights(model).items():
+        torch.testing.assert_close(weights(trained)[name], value, rtol=1e-6, atol=1e-8)
+
+
+def test_same_seed_same_bits_and_another_seed_others(blocks, wordpiece):
+    model = make_model(len(wordpiece), dropout=0.1)
+    before = weights(model)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = fine_tune(model, blocks, epochs=2, seed=1)
+    assert torch.equal(torch.get_rng_state(), state), "the caller's random state was changed"
+    torch.manual_seed(2)
+    assert same(first, fine_tune(model, blocks, epochs=2, seed=1))
+    assert not same(first, fine_tune(model, blocks, epochs=2, seed=2))
+    assert all(torch.equal(before[name], value) for name, value in weights(model).items())
+    assert not first.training
+    assert fine_tune(model, blocks, epochs=1, inplace=True) is model
+
+
+def test_repair_never_raises_the_chance_of_a_blacklisted_term(wordpiece):
+    """The masked word is always 'smith'; PPMLM, which may not see it as a target, does not learn it, MLM does."""
+    corpus = make_corpus(["the patient smith was seen"] * 30)
+    blocks = encode(corpus, wordpiece, Blacklist(["smith"]), block_size=16)
+    smith = wordpiece("smith", add_special_tokens=False)["input_ids"]
+    model = make_model(len(wordpiece))
+    ids = torch.tensor([blocks[0]["input_ids"]])
+    place = [i for i, s in enumerate(blocks[0]["sensitive"]) if s > 0][: len(smith)]
+    ids[0, place] = wordpiece.mask_token_id
+
+    def chance(m):
+        with torch.no_grad():
+            return m(ids).logits.log_softmax(-1)[0, place, smith].sum().exp().item()
+
+    learned = fine_tune(model, blocks, "mlm", epochs=20, learning_rate=1e-2)
+    repaired = repair(model, blocks, epochs=20, learning_rate=1e-2)
+    assert chance(learned) > 0.5 > 0.01 > chance(repaired)
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, {tests!r})
+import torch
+from conftest import make_model, make_tokenizer
+import sani, sani.training, sani.blocks
+from pathlib import Path
+torch.set_num_threads(1)
+sani.training.CHECKPOINT_SECONDS = {every}
+real, steps = sani.training.logits_at, 0
+def dying(*arguments):
+    global steps
+    steps += 1
+    if steps == {kill_at}:
+        os.kill(os.getpid(), 9)
+    return real(*arguments)
+sani.training.logits_at = dying
+seen = []
+model = sani.fine_tune(
+    make_model(160, dropout=0.1), sani.blocks._open(Path({blocks!r})), epochs=4, batch_size=2, seed=3,
+    learning_rate=1e-3, run_dir={run_dir!r}, measure_at=(0, 2, 4), progress=False,
+    measure=lambda m, e: (seen.append(e), {{"norm": float(sum(p.norm() for p in m.parameters()))}})[1],
+)
+print(seen)
+"""
+
+
+@pytest.mark.parametrize("every", [0, 3600])
+def test_killed_at_any_step_and_resumed_it_ends_with_the_same_bits(every, blocks, tmp_path):
+    folder = str(Path(blocks.cache_files[0]["filename"]).parent)
+    steps = 4 * -(-len(blocks) // 2)
+
+    def attempt(name, kill_at):
+        code = KILLED.format(
+            tests=str(Path(__file__).parent), blocks=folder, run_dir=str(tmp_path / name), kill_at=kill_at, every=every
+        )
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert attempt("whole", 0).returncode == 0
+    if every == 0:  # a checkpoint at each step: killed again and again, each attempt dies five steps after it went on
+        deaths = 0
+        while not (tmp_path / "killed").exists():
+            done = attempt("killed", 5)
+            assert done.returncode in (0, -9), done.stderr
+            deaths += done.returncode == -9
+        assert deaths == (steps - 1) // 4
+        names = ["killed"]
+    else:  # no checkpoint but those after a measure
+        assert attempt("late", steps).returncode == -9
+        assert attempt("late", 0).returncode == 0
+        names = ["late"]
+    for name in names:
+        a, b = (AutoModelForMaskedLM.from_pretrained(tmp_path / n / "model") for n in ("whole", name))
+        assert same(a, b)
+        tables = [pd.read_parquet(tmp_path / n / "metrics.parquet").drop(columns="run") for n in ("whole", name)]
+        pd.testing.assert_frame_equal(*tables)
+        assert list(tables[0]["epoch"]) == [0, 2, 4]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stop_at=st.integers(1, 16), every=st.sampled_from([0, 3600]))
+def test_interrupted_at_any_step_and_resumed_it_ends_with_the_same_bits(stop_at, every, blocks, wordpiece):
+    real, steps = sani.training.logits_at, 0
+    options = dict(epochs=4, batch_size=2, seed=3, measure_at=(0, 1, 3), measure=lambda m, e: {"epoch": e})
+
+    def stopping(*arguments):
+        nonlocal steps
+        steps += 1
+        if steps == stop_at:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    model = make_model(len(wordpiece), dropout=0.1)
+    whole = fine_tune(model, blocks, **options)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sani.training, "CHECKPOINT_SECONDS", every)
+        patch.setattr(sani.training, "logits_at", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(model, blocks, run_dir=Path(folder) / "run", **options)
+        patch.setattr(sani.training, "logits_at", real)
+        assert same(whole, fine_tune(model, blocks, run_dir=Path(folder) / "run", **options))
+        assert list(pd.read_parquet(Path(folder) / "run" / "metrics.parquet")["epoch"]) == [0, 1, 3]
+
+
+def test_a_finished_run_is_loaded_not_repeated(blocks, wordpiece, tmp_path, monkeypatch):
+    model = make_model(len(wordpiece))
+    first = fine_tune(model, blocks, epochs=2, run_dir=tmp_path / "run")
+    monkeypatch.setattr(sani.training, "logits_at", None)
+    assert same(first, fine_tune(model, blocks, epochs=2, run_dir=tmp_path / "run"))
+    with pytest.raises(ValueError, match="another run .it differs in epochs, seed"):
+        fine_tune(model, blocks, epochs=3, seed=9, run_dir=tmp_path / "run")
+    with pytest.raises(ValueError, match="differs in model"):
+        fine_tune(make_model(len(wordpiece), seed=1), blocks, epochs=2, run_dir=tmp_path / "run")
+    monkeypatch.undo()
+    assert not same(first, fine_tune(model, blocks, epochs=3, run_dir=tmp_path / "run", resume=False))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(ValueError, match="holds no run"):
+        fine_tune(model, blocks, epochs=2, run_dir=tmp_path / "mine", resume=False)
+    assert (tmp_path / "mine" / "notes.txt").exists()
+
+
+def test_run_folder_is_private_whole_and_unpickled(blocks, wordpiece, tmp_path):
+    fine_tune(make_model(len(wordpiece)), blocks, epochs=1, run_dir=tmp_path / "run")
+    names = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert names == {
+        "params.yaml", "metrics.parquet", "provenance.json", "model/config.json", "model/model.safetensors",
+    }  # fmt: skip
+    for path in (tmp_path / "run", *(tmp_path / "run").rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert {"torch", "transformers", "seconds", "tokens", "commit", "device"} <= provenance.keys()
+    assert sorted(os.listdir(tmp_path)) == ["home", "run"]
+
+
+def test_checkpoints_are_private_safetensors(blocks, wordpiece, tmp_path, monkeypatch):
+    monkeypatch.setattr(sani.training, "CHECKPOINT_SECONDS", 0)
+
+    def stop(model, epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(
+            make_model(len(wordpiece)), blocks, epochs=2, batch_size=2, run_dir=tmp_path / "run", measure_at=(1,), measure=stop
+        )
+    names = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "run.part").iterdir()}
+    assert names == {"params.yaml": 0o600, "checkpoint.safetensors": 0o600}
+    assert stat.S_IMODE((tmp_path / "run.part").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_broken_loss_stops_and_keeps_the_last_good_state(broken, blocks, wordpiece, tmp_path, monkeypatch):
+    real, steps = sani.training.logits_at, 0
+
+    class Explode(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * float("inf")
+
+    def breaking(*arguments):
+        nonlocal steps
+        steps += 1
+        logits = real(*arguments)
+        if steps < 4:
+            return logits
+        return logits * float("nan") if broken == "loss" else Explode.apply(logits)
+
+    monkeypatch.setattr(sani.training, "logits_at", breaking)
+    model = make_model(len(wordpiece))
+    per_epoch = -(-len(blocks) // 2)
+    with pytest.raises(NonFiniteLoss, match=r"epoch \d+, step \d+ of .*; lower learning_rate") as caught:
+        fine_tune(model, blocks, epochs=4, batch_size=2, seed=3, run_dir=tmp_path / "run")
+    assert (caught.value.epoch, caught.value.step) == (3 // per_epoch + 1, 3 % per_epoch + 1)
+    assert all(torch.isfinite(p).all() for p in caught.value.model.parameters())
+    assert not same(model, caught.value.model)
+    # The kept state is the one of three good steps: going on from it, mended, ends as a run that never broke.
+    monkeypatch.setattr(sani.training, "logits_at", real)
+    resumed = fine_tune(model, blocks, epochs=4, batch_size=2, seed=3, run_dir=tmp_path / "run")
+    assert same(resumed, fine_tune(model, blocks, epochs=4, batch_size=2, seed=3))
+
+
+def test_measures_at_the_epochs_asked_for_in_evaluation_mode(blocks, wordpiece, tmp_path):
+    seen = []
+
+    def measure(model, epoch):
+        assert not model.training
+        seen.append(epoch)
+        return {"privacy": epoch / 10}
+
+    model = make_model(len(wordpiece))
+    fine_tune(model, blocks, epochs=3, measure_at=(3, 0, 1), measure=measure, run_dir=tmp_path / "run")
+    assert seen == [0, 1, 3]
+    table = pd.read_parquet(tmp_path / "run" / "metrics.parquet")
+    assert list(table["metric"]) == ["privacy"] * 3 and list(table["value"]) == [0, 0.1, 0.3]
+    assert list(table["epoch"]) == [0, 1, 3]
+
+
+def test_a_row_with_nothing_left_to_mask_is_skipped(wordpiece):
+    """One row holds blacklisted terms only; with batch size 1 it makes a step without targets."""
+    corpus = make_corpus(["smith " * 14, "seen at hospital by the patient for pain " * 4])
+    blocks = encode(corpus, wordpiece, Blacklist(["smith"]), block_size=16)
+    assert any(all(s != 0 for s in row["sensitive"]) for row in blocks)
+    trained = repair(make_model(len(wordpiece)), blocks, epochs=3, batch_size=1)
+    assert all(torch.isfinite(p).all() for p in trained.parameters())
+
+
+def test_default_learning_rate_is_the_papers_at_its_width(wordpiece):
+    assert default_learning_rate(make_model(len(wordpiece))) == 1e-4 * 768 / 16
+
+
+def test_roberta_with_byte_level_bpe_trains():
+    tokenizer = make_tokenizer("byte-level-bpe")
+    blocks = encode(make_corpus(TEXTS), tokenizer, Blacklist(["Smith"]), block_size=40)
+    model = make_roberta(len(tokenizer))
+    assert not same(model, repair(model, blocks, epochs=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "clm2"}, "objective 'clm2' is unknown; use one of mlm, ppmlm"),
+        ({"epochs": -1}, "epochs ≥ 0"),
+        ({"batch_size": 0}, "batch_size ≥ 1"),
+        ({"learning_rate": 0.0}, "not a positive number"),
+        ({"learning_rate": float("nan")}, "not a positive number"),
+        ({"measure_at": (9,), "measure": lambda m, e: {}}, "outside 0…4"),
+        ({"measure_at": (1,)}, "needs measure="),
+    ],
+)
+def test_bad_arguments_are_named_before_training(options, message, blocks, wordpiece, monkeypatch):
+    monkeypatch.setattr(sani.training, "logits_at", None)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fine_tune(make_model(len(wordpiece)), blocks, **({"epochs": 4} | options))
+
+
+def test_unfit_models_and_blocks_are_named_before_training(blocks, wordpiece, corpus, monkeypatch):
+    monkeypatch.setattr(sani.training, "logits_at", None)
+    for model, message in (
+        (make_model(20), "encode the corpus with the model's own tokenizer"),
+        (make_model(len(wordpiece), positions=16), "exceeds the model's 16 positions"),
+        (BertModel(BertConfig(vocab_size=200, hidden_size=16, num_attention_heads=2)), "no LM head"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fine_tune(model, blocks)
+    with pytest.raises(ValueError, match="not blocks"):
+        fine_tune(make_model(len(wordpiece)), corpus)
+    with pytest.raises(ValueError, match="blocks are empty"):
+        fine_tune(make_model(len(wordpiece)), blocks.select([]))
