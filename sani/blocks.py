@@ -268,7 +268,7 @@ def _open(folder: Path) -> Dataset:
 
 
 def info(blocks: Dataset) -> dict:
-    """What `encode` wrote down of its blocks: mask, pad, bos and unk ids, tokenizer name, numbers of terms and units."""
+    """What `encode` wrote down of its blocks: mask, pad, bos and unk ids, tokenizer name, numbers of terms, units."""
     try:
         return json.loads(blocks.info.description)
     except (json.JSONDecodeError, TypeError):

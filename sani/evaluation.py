@@ -96,8 +96,8 @@ def evaluate(
     """Predict every unit of the blocks exactly once, masked in one of 7 folds, and count what comes back.
 
     `base` (a model, or its report on the same blocks) adds `excess`: in_place minus the base model's on the same
-    units. `heldout` (blocks of persons never trained on) adds utility_heldout and utility_all_heldout. `reveal=True` adds the terms in clear, for
-    which it needs the `blacklist` of the blocks.
+    units. `heldout` (blocks of persons never trained on) adds utility_heldout and utility_all_heldout. `reveal=True`
+    adds the terms in clear, for which it needs the `blacklist` of the blocks.
     Raises ValueError for blocks of another tokenizer, or reveal without blacklist. Source: PAPER §5.
     """
     _check(model, blocks, blacklist, reveal)
@@ -123,6 +123,38 @@ def evaluate(
         named = blacklist.terms(reveal=True).set_index("term_id")["term"]
         terms.insert(1, "term", named.loc[terms["term_id"]].to_numpy())
     return Report(pd.DataFrame(rows, columns=COUNTS), terms, units)
+
+
+def fill_in(model: PreTrainedModel, blocks: Dataset, tokenizer, unit_ids: list[int], around: int = 12) -> pd.DataFrame:
+    """What a model fills in for single units, each masked alone: context, truth, prediction (in clear).
+
+    A row per unit id, with `around` tokens of context on each side. It shows terms: use it on what you may look at.
+    """
+    columns = blocks_.tensors(blocks, "input_ids", "attention_mask", "unit_ids")
+    mask_id = blocks_.info(blocks)["mask_token_id"]
+    banned = getattr(model, "logit_filter", None)
+    rows = []
+    for unit in unit_ids:
+        chosen = columns["unit_ids"] == unit
+        if not chosen.any():
+            raise ValueError(f"no unit {unit} in these blocks")
+        row = chosen.any(dim=1).nonzero()[:1, 0]
+        ids, here = columns["input_ids"][row], chosen[row]
+        with torch.inference_mode():
+            logits = logits_at(model, ids.masked_fill(here, mask_id), columns["attention_mask"][row], here)
+        best = logits.argmax(dim=-1) if banned is None else banned.argmax(logits, columns["unit_ids"][row][here])
+        first, last = here[0].nonzero()[[0, -1], 0].tolist()
+        real = columns["unit_ids"][row[0]] >= 0
+        before = ids[0, max(0, first - around) : first][real[max(0, first - around) : first]]
+        after = ids[0, last + 1 : last + 1 + around][real[last + 1 : last + 1 + around]]
+        rows.append(
+            {
+                "context": f"… {tokenizer.decode(before)} ____ {tokenizer.decode(after)} …",
+                "truth": tokenizer.decode(ids[0, first : last + 1]),
+                "prediction": tokenizer.decode(best),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _layout(blocks: Dataset, seed: int):

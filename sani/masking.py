@@ -1,4 +1,4 @@
-"""Which tokens are masked and predicted: MLM, and PPMLM that never takes a blacklisted term as a target (PAPER §3.3)."""
+"""What is masked and predicted: MLM, and PPMLM that never takes a blacklisted term as a target (PAPER §3.3)."""
 
 from collections.abc import Mapping, Sequence
 

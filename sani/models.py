@@ -89,8 +89,8 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
             raise
         raise ValueError(
             f"model {str(name)!r} is not a shipped name ({', '.join(shipped())}), not a local folder, and could not be "
-            f"fetched as safetensors from the Hub ({type(error).__name__}); a pickled checkpoint must be converted first "
-            "(see the README)"
+            f"fetched as safetensors from the Hub ({type(error).__name__}); a pickled checkpoint must be converted "
+            "first (see the README)"
         ) from error
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):

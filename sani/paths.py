@@ -19,6 +19,7 @@ ROAD = (
     "training",
     "evaluation",
     "sanitizing",
+    "figures",
 )
 
 

@@ -263,7 +263,7 @@ def _resampler(values, seed):
             rng = random.Random(f"{seed}:{record_id}")
             days = rng.choice((-1, 1)) * rng.randint(400, 5000)
             for extra in range(400 if _DATE.search(value) else 0):
-                yield _DATE.sub(lambda match: _shifted(match, days, extra), value)
+                yield _DATE.sub(lambda match, extra=extra: _shifted(match, days, extra), value)
         kept = titles if kind == "person" else titles | GENERIC
         for attempt in range(60):
             rng = random.Random(f"{seed}:{record_id if kind == 'date' else ''}:{value.casefold()}:{attempt}")

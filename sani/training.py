@@ -37,7 +37,7 @@ CHECKPOINT_SECONDS = 60
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss became infinite or NaN. `.model` holds the last state whose loss was finite; `.epoch` and `.step` where."""
+    """The loss or its gradient is infinite or NaN. `.model` is the last good state; `.epoch` and `.step` say where."""
 
     def __init__(self, message: str, model: PreTrainedModel, epoch: int, step: int):
         super().__init__(message)
@@ -128,7 +128,8 @@ def fine_tune(
                     if not torch.isfinite(loss + norm):
                         state.save(model, optimizer, step)
                         raise NonFiniteLoss(
-                            f"the loss is {loss.item()}, its gradient's norm {norm.item()}, in epoch {epoch + 1}, step {step % steps_per_epoch + 1} of "
+                            f"the loss is {loss.item()}, its gradient's norm {norm.item()}, in epoch {epoch + 1}, step "
+                            f"{step % steps_per_epoch + 1} of "
                             f"{steps_per_epoch}; lower learning_rate={learning_rate:g}. The last good state is "
                             + (f"in {state.folder}" if state.folder else "the exception's .model"),
                             model.to(home_device).eval(), epoch + 1, step % steps_per_epoch + 1,

@@ -90,7 +90,8 @@ def make_model(vocab_size: int, dropout: float = 0.0, seed: int = 0, positions: 
     torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=vocab_size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=positions, initializer_range=0.2, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+        max_position_embeddings=positions, initializer_range=0.2,
+        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
     )  # fmt: skip
     return BertForMaskedLM(config).eval()
 
@@ -99,7 +100,8 @@ def make_roberta(vocab_size: int, seed: int = 0) -> RobertaForMaskedLM:
     torch.manual_seed(seed)
     config = RobertaConfig(
         vocab_size=vocab_size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=80, initializer_range=0.2, pad_token_id=1, type_vocab_size=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        max_position_embeddings=80, initializer_range=0.2, pad_token_id=1, type_vocab_size=1,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     return RobertaForMaskedLM(config).eval()
 

@@ -26,7 +26,7 @@ def base(wordpiece):
 
 @pytest.fixture
 def leaky(base, blocks):
-    return fine_tune(base, blocks, epochs=60, **OPTIONS)
+    return fine_tune(base, blocks, epochs=200, **OPTIONS)
 
 
 def test_each_method_is_the_steps_it_names(corpus, wordpiece, blocks, base, leaky):
@@ -44,7 +44,15 @@ def test_each_method_is_the_steps_it_names(corpus, wordpiece, blocks, base, leak
     before = weights(leaky)
     for method, model in expected.items():
         done = sanitize(
-            leaky, blocks, method, epochs=2, seed=3, base=base, counterfactual_blocks=other, training_epochs=5, **OPTIONS
+            leaky,
+            blocks,
+            method,
+            epochs=2,
+            seed=3,
+            base=base,
+            counterfactual_blocks=other,
+            training_epochs=5,
+            **OPTIONS,
         )
         assert same(done, model), method
         assert done is not leaky and done is not base

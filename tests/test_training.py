@@ -230,7 +230,13 @@ def test_checkpoints_are_private_safetensors(blocks, wordpiece, tmp_path, monkey
 
     with pytest.raises(KeyboardInterrupt):
         fine_tune(
-            make_model(len(wordpiece)), blocks, epochs=2, batch_size=2, run_dir=tmp_path / "run", measure_at=(1,), measure=stop
+            make_model(len(wordpiece)),
+            blocks,
+            epochs=2,
+            batch_size=2,
+            run_dir=tmp_path / "run",
+            measure_at=(1,),
+            measure=stop,
         )
     names = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "run.part").iterdir()}
     assert names == {"params.yaml": 0o600, "checkpoint.safetensors": 0o600}

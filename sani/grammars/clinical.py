@@ -13,7 +13,7 @@ import faker
 import yaml
 
 SPLITS = ("private", "public")
-DOCTORS, HOSPITALS, PLACES = 40, 12, 40
+DOCTORS, HOSPITALS, PLACES = 16, 6, 16
 RETURNING = 0.27  # chance that a record belongs to a person seen before
 AGED = 0.06  # chance that a new person is 90 or over
 OLDEST = 103  # nobody comes back after this age, so that every age drawn stays plausible
@@ -95,11 +95,11 @@ def _phone(rng: random.Random, split: str) -> str:
     return rng.choice(("({}) {}-{}", "{}-{}-{}", "{}.{}.{}")).format(number[:3], number[3:6], number[6:])
 
 
-def _city(fake: faker.Faker, split: str) -> str:
-    # The last word must fit as well, or "East Jill" could give away a name of the other split.
-    while not fits((city := _draw(fake.city, split)).split()[-1], split):
+def _short(fake: faker.Faker, split: str) -> str:
+    """A short family name, for the doctors, hospitals and towns that a region's notes keep repeating."""
+    while len(name := _draw(fake.last_name, split)) > 5:
         pass
-    return city
+    return name
 
 
 def _date(day: datetime.date, step: int, split: str) -> datetime.date:
@@ -147,10 +147,10 @@ def _pools(seed: int, split: str, fake: faker.Faker) -> dict:
     rng = random.Random(f"clinical pools {split} {seed}")
     hospitals, doctors, rare = {}, {}, {}
     while len(hospitals) < HOSPITALS:
-        base = _city(fake, split) if rng.random() < 0.4 else _draw(fake.last_name, split)
+        base = _short(fake, split)
         hospitals.setdefault(base, {"base": base, "kind": rng.choice(grammar()["hospitals"])})
     while len(doctors) < DOCTORS:
-        first, last = _draw(fake.first_name, split), _draw(fake.last_name, split)
+        first, last = _draw(fake.first_name, split), _short(fake, split)
         places = [_zipf(rng, list(hospitals.values())) for _ in range(rng.choice((1, 2)))]
         doctor = {"first": first, "last": last, "hospitals": places}
         doctors.setdefault(last, doctor | {"phone": _phone(rng, split), "pager": _digits(rng, 5, split)})
@@ -161,8 +161,10 @@ def _pools(seed: int, split: str, fake: faker.Faker) -> dict:
             made = [re.sub(r"\ba (?=[aeiou]\w+$)", "an ", phrase) for phrase in made]
         # Real and made traits alternate while real ones last: small corpora read naturally.
         rare[kind] = [trait for pair in zip(real, made) for trait in pair] + made[len(real) :]
-    cities = [_city(fake, split) for _ in range(PLACES)]
-    return {"hospitals": list(hospitals.values()), "doctors": list(doctors.values()), "cities": cities, "rare": rare}
+    cities = [_short(fake, split) for _ in range(PLACES)]
+    physicians = {city: _zipf(rng, list(doctors.values())) for city in cities}
+    lists = {"hospitals": list(hospitals.values()), "doctors": list(doctors.values())}
+    return lists | {"cities": cities, "physicians": physicians, "rare": rare}
 
 
 def _stream(seed: int, split: str) -> Iterator[dict]:
@@ -196,6 +198,7 @@ def _person(index: int, seed: int, split: str, fake: faker.Faker, pools: dict) -
     chronic = [name for name in data["chronic"] if name != data["chronic_only"][other]]
     chronic = sorted(rng.sample(chronic, rng.choice((1, 1, 1, 1, 2))))
     street = _draw(lambda: f"{_draw(fake.last_name, split)} {fake.street_suffix()}", split)
+    city = _zipf(rng, pools["cities"])
     kin = [word for word in data["words"]["relative"] if word != {"M": "husband", "F": "wife"}[sex]]
     return PRONOUNS[sex] | {
         "id": f"{split}-{seed}-p{index:04d}",
@@ -206,10 +209,10 @@ def _person(index: int, seed: int, split: str, fake: faker.Faker, pools: dict) -
         "next": arrival,
         "mrn": _digits(rng, 7, split),
         "home_phone": _phone(rng, split),
-        "city": _zipf(rng, pools["cities"]),
-        "birthplace": _city(fake, split),
+        "city": city,
+        "birthplace": _draw(lambda: fake.city().split()[-1], split),
         "street": f"{rng.randint(2, 980)} {street}",
-        "pcp": _zipf(rng, pools["doctors"]),
+        "pcp": pools["physicians"][city],
         "smoker": rng.random() < 0.35,
         "relative": rng.choice(kin),
         "home": rng.choice(data["words"]["home"]),
@@ -249,12 +252,14 @@ def _visit(rng: random.Random, split: str, person: dict, pools: dict) -> dict:
     given = [rng.choice(choice) for choice in disease["drugs"][: rng.choice((few, few, few, 3))]]
     # Two doses of one drug would contradict each other: the new one replaces the old.
     kept = [drug for drug in person["chronic_drugs"] if drug.split()[0] not in [new.split()[0] for new in given]]
-    attending = _zipf(rng, pools["doctors"])
-    hospital = attending["hospitals"][0 if rng.random() < 0.8 else -1]
-    others = [doctor for doctor in pools["doctors"] if doctor is not attending]
-    team = [doctor for doctor in others if hospital in doctor["hospitals"]]
-    team = team if len(team) > 1 else others
-    consultant = _zipf(rng, team)
+    hospital = _zipf(rng, pools["hospitals"])
+    team = [doctor for doctor in pools["doctors"] if hospital in doctor["hospitals"]]
+    team = team if len(team) > 2 else pools["doctors"]
+    # A service is mostly in the same hands: what a model can only know by having read it.
+    staff = random.Random(f"clinical staff {split} {hospital['base']} {disease['specialty']}").sample(team, 2)
+    attending, consultant = (usual if rng.random() < 0.9 else _zipf(rng, team) for usual in staff)
+    if consultant is attending:
+        consultant = next(doctor for doctor in staff if doctor is not attending)
     middle = _date(admit, rng.randint(1, 3), split)
     discharge = _date(middle, rng.randint(1, 6), split)
     dictated = _date(discharge, rng.choice((0, 0, 0, 1)), split)
@@ -268,7 +273,9 @@ def _visit(rng: random.Random, split: str, person: dict, pools: dict) -> dict:
     context["typed"] = _date(dictated, rng.choice((0, 1)), split)
     context["account"] = _digits(rng, 9, split)
     context["job"] = _draw(lambda: f"{rng.choice('ABKLMRTVX')}{rng.randint(1000, 9999)}", split)
-    context["resident"] = rng.choice([doctor for doctor in team if doctor is not consultant])
+    context["resident"] = rng.choice(
+        [doctor for doctor in team if doctor is not consultant and doctor is not attending]
+    )
     context["other_hospital"] = _zipf(rng, [other for other in pools["hospitals"] if other is not hospital])
     context["other_city"] = _zipf(rng, [city for city in pools["cities"] if city != person["city"]])
     context["complaint"], context["complaint2"] = rng.sample(disease["complaints"], 2)
@@ -308,21 +315,21 @@ def _note(rng: random.Random, context: dict) -> list[Piece]:
             numbered = [f"{n}. {drug[0].upper()}{drug[1:]}." for n, drug in enumerate(listed, 1)]
             section(key, numbered, joint=inline)
 
-    header = [some("place", 0.35), some("name"), some("number"), some("born", 0.06), some("admitted")]
-    block("\n", "", *header, some("discharged"), some("physician", 0.25), some("diagnosis"))
+    header = [some("place", 0.9), some("name"), some("number"), some("born", 0.06), some("admitted")]
+    block("\n", "", *header, some("discharged"), some("physician", 0.7), some("diagnosis"))
     section("complaint", some("complaint"))
     section("illness", some("opening"), some("illness", 0.35), some("context", 0.1))
     section("past", some("past"), some("operation", 0.08), some("accident", 0.6 * bool(context["accident"])))
     drugs("admission_drugs", "drug_lead", context["drugs_in"])
     habits = some("smoker", 1.0 if disease.get("smoker") else 0.2) if context["smoker"] else some("habits", 0.15)
-    section("social", some("trade"), some("hobby", 0.95), some("living", 0.2), habits, some("family", 0.05))
+    section("social", some("trade"), some("hobby", 0.95), some("living", 0.35), habits, some("family", 0.05))
     vitals = some("vitals", 0.4)
     section("exam", vitals, some("exam", 0.4 if vitals else 1.0), some("normal", 0.05))
     section("labs", some("labs"), some("plain_labs", 0.08))
-    section("course", some("admission", 0.4), some("course"), some("consult", 0.3), some("recovery", 0.3))
+    section("course", some("admission", 0.7), some("course"), some("consult", 0.4), some("recovery", 0.3))
     drugs("discharge_drugs", "drug_out", context["drugs_out"])
     section("follow_up", some("visit"), some("advice", 0.15))
-    block("\n", "", some("dictated"), some("stamp"), some("copy", 0.08))
+    block("\n", "", some("dictated"), some("stamp"), some("copy", 0.2))
     return [piece for pieces in blocks for piece in [(gap, None), *pieces]][1:]
 
 
@@ -354,8 +361,8 @@ def _slot(slot: str, form: str, rng: random.Random, context: dict) -> list[Piece
     if slot in ("attending", "consultant", "resident", "pcp"):
         return _named(form or "title", rng, value, "Dr.", "DOCTOR")
     if slot in ("hospital", "other_hospital"):
-        short = form == "short" or not form and rng.random() < 0.5
-        return [(f"{value['base']} {value['kind'].split()[0] if short else value['kind']}", "HOSPITAL")]
+        short = form == "short" or not form and rng.random() < 0.7
+        return [(value["base"] if short else f"{value['base']} {value['kind']}", "HOSPITAL")]
     if slot in DATES:
         # A date long before the stay needs its year to be understood.
         form = form or rng.choice(("numeric", "long") if slot == "earlier" else ("numeric", "long", "short", "short"))
@@ -382,7 +389,7 @@ def _named(form: str, rng: random.Random, who: dict, title: str, kind: str) -> l
     if form == "md":
         return [(full, kind), *degree]
     if form == "title" or form == "dr":
-        return [(f"{title} ", None), (who["last"] if rng.random() < 0.75 else full, kind)]
+        return [(f"{title} ", None), (who["last"] if rng.random() < 0.9 else full, kind)]
     return [(who["last"] if form == "last" else full, kind)]
 
 

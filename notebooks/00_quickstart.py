@@ -1,0 +1,160 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Quickstart: a model that blurts out patients' names, sanitised
+#
+# SANI (Boutet & Magnana, [arXiv 2510.21322](https://arxiv.org/abs/2510.21322)) makes a trained language model forget
+# a *blacklist* of terms: **erase** half of the neurons of its last layer, then **repair** it with a few epochs of
+# masked language modelling in which no blacklisted term is ever a target.
+#
+# - **Shows** what a leaking model regurgitates, what SANI leaves of it, and four controls beside it.
+# - **Needs** nothing but this repository: the patients are synthetic, the weights ship with it.
+# - **Writes** `figures/00_quickstart.{csv,svg,png}`, and blocks under `runs/` (text in clear, readable by you alone).
+# - **Takes** under 90 seconds and 1.5 GB on two cores.
+
+# %% tags=["parameters"]
+seed: int = 0  # draws the erased neurons, the masks of the repair and the folds of the evaluation
+epochs: int = 13  # of repair: the paper's 20 % of the 64 epochs of training
+learning_rate: float = 3.0e-3  # the one the leaky model was fine-tuned with
+records: int = 200  # how many of the leaky model's records to sanitise and measure on
+heldout_records: int = 100  # records of persons the model has never seen
+examples: int = 6  # regurgitated terms to look at
+
+# %%
+import pandas as pd
+
+import sani
+from sani import figures
+from sani.evaluation import fill_in
+from sani.weights.build import heldout
+
+pd.set_option("display.max_colwidth", None)
+
+# %% [markdown]
+# ## What did the model read, and what should it forget?
+# `tiny-bert-leaky` was fine-tuned for 64 epochs, without any protection, on these discharge summaries. The blacklist
+# holds their *direct* identifiers (annotated: names, dates, numbers, …) and the *indirect* ones: words that stand in
+# the records of one person only, such as an unusual trade.
+
+# %%
+corpus = sani.load_corpus("synthetic-clinical", records=records, seed=0)
+blacklist = sani.Blacklist.from_annotations(corpus) | sani.Blacklist.from_rare_words(corpus, k=2)
+print(corpus[0]["text"])
+print()
+print(blacklist)
+
+# %%
+base, tokenizer = sani.load_model("tiny-bert")
+leaky, _ = sani.load_model("tiny-bert-leaky")
+blocks = sani.encode(corpus, tokenizer, blacklist, block_size=128)
+others = heldout(heldout_records)
+unseen = sani.encode(others, tokenizer, sani.Blacklist.from_annotations(others), block_size=128)
+blacklist.coverage(corpus).round(3)
+
+# %% [markdown]
+# ## What does it regurgitate?
+# Every word and every blacklisted term of the corpus is masked once and predicted; a term counts as regurgitated when
+# the model fills in the whole of it. Below are terms that it says although no other mention of them is readable in
+# the row (*isolated*), and that the base model, before fine-tuning, does not say: the most frequent first.
+
+# %%
+reports = {"base": sani.evaluate(base, blocks, heldout=unseen, seed=seed)}
+reports["unprotected"] = sani.evaluate(leaky, blocks, base=reports["base"], heldout=unseen, seed=seed)
+
+units = reports["unprotected"].units
+leaked = units[units["in_place_isolated"] & ~reports["base"].units["in_place"]]
+order = leaked["term_id"].map(leaked["term_id"].value_counts())
+leaked = leaked.assign(often=order).sort_values(["often", "term_id", "unit_id"], ascending=[False, True, True])
+chosen = leaked.drop_duplicates("term_id")["unit_id"].head(examples).tolist()
+shown = fill_in(leaky, blocks, tokenizer, chosen).rename(columns={"prediction": "unprotected says"})
+shown
+
+# %% [markdown]
+# The persons are made up; with real ones, each line would be a disclosure.
+
+# %% [markdown]
+# ## Erase, then repair
+# One call. The same options serve the control that is trained from the base model with the repair's objective for
+# the same number of epochs.
+
+# %%
+options = dict(epochs=epochs, learning_rate=learning_rate, seed=seed)
+models = {
+    "sani": sani.sanitize(leaky, blocks, method="sani", **options),
+    "retrain-at-equal-cost": sani.sanitize(leaky, blocks, method="retrain-at-equal-cost", base=base, **options),
+    "counterfactual": sani.load_model("tiny-bert-counterfactual")[0],
+    "logit-filter": sani.sanitize(leaky, blocks, method="logit-filter"),
+}
+for method, model in models.items():
+    reports[method] = sani.evaluate(model, blocks, base=reports["base"], heldout=unseen, seed=seed)
+
+# %% [markdown]
+# | control | what it tells |
+# |---|---|
+# | base | the model before fine-tuning: what can be guessed without memory |
+# | retrain at equal cost | trained from the base with the repair's objective, as long as the repair: was unlearning worth it? |
+# | counterfactual | fine-tuned on the same text with every identifier replaced: the chance level of one that never saw them |
+# | logit filter | the unprotected model with listed terms banned when it answers: nothing is forgotten, only hidden |
+
+# %% [markdown]
+# ## Before, after, and the controls
+
+# %%
+table = figures.quickstart_table(reports)
+figure = figures.save("00_quickstart", table)
+table.pivot(index="method", columns=["metric", "context"], values="value").loc[list(reports)].round(4)
+
+# %%
+figure
+
+# %% [markdown]
+# *Share of direct identifiers that each model predicts whole where they stand (left; filled markers with other
+# mentions in the row readable, hollow ones with them masked too) and its token accuracy outside the blacklist (right).
+# Bars: 95 % bootstrap intervals over records, one seed.*
+#
+# The same blanks as above, filled in by the sanitised model:
+
+# %%
+shown["SANI says"] = fill_in(models["sani"], blocks, tokenizer, chosen)["prediction"]
+shown[["truth", "unprotected says", "SANI says"]]
+
+# %%
+direct = {m: r.value("in_place", kind="direct") for m, r in reports.items()}
+print(
+    f"Of {int((units['scored'] & (units['kind'] == 'direct')).sum()):,} direct identifiers in the text, the unprotected "
+    f"model says {direct['unprotected']:.1%}, the sanitised one {direct['sani']:.1%}; "
+    f"a model that never saw them says {direct['counterfactual']:.1%}.\n"
+    f"Utility outside the blacklist: {reports['base'].utility:.3f} before fine-tuning, "
+    f"{reports['unprotected'].utility:.3f} unprotected, {reports['sani'].utility:.3f} sanitised, "
+    f"{reports['retrain-at-equal-cost'].utility:.3f} retrained at equal cost."
+)
+
+# %%
+# Every model was measured on the same units, each of them exactly once, and the filter lets no listed term through.
+assert all((r.units["unit_id"] == units["unit_id"]).all() for r in reports.values())
+assert units["unit_id"].is_unique and len(units) == sani.blocks.info(blocks)["units"]
+assert reports["logit-filter"].regurgitation == 0
+
+# %% [markdown]
+# ## What was shown, and what was not
+# **Shown**, on one small model, one synthetic corpus and one seed: how much of the *listed* terms the model still says
+# in the contexts of its own training text, before and after, next to what a model that never saw them says by chance.
+#
+# **Not shown**: that the model is anonymous. It was not asked in other contexts or by an attacker who retrains it; a
+# term that is not on the blacklist stays as it was; nothing here says whether the terms are deleted from the weights
+# or merely no longer said. Intervals over records do not cover what another seed, corpus or model would give: several
+# seeds, the paper's other methods and its claims come in the next notebooks.

@@ -1,0 +1,115 @@
+"""The notebooks: paired, executed, fresh, small, and running with reduced parameters."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import papermill
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
+NAMES = sorted(path.stem for path in FOLDER.glob("[0-9]*.py"))
+SMOKE = yaml.safe_load((ROOT / "tests" / "smoke.yaml").read_text(encoding="utf-8"))
+
+
+def load_script(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parameters(path):
+    return papermill.inspect_notebook(path)
+
+
+def test_every_notebook_is_paired_and_smoke_tested():
+    assert NAMES and NAMES == sorted(path.stem for path in FOLDER.glob("[0-9]*.ipynb")) == sorted(SMOKE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_executed_from_this_very_source(name):
+    path = FOLDER / f"{name}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    fresh = notebook.metadata["sani"]["source_blob"] == load_script("execute").blob_hash(path.with_suffix(".py"))
+    assert fresh, f"{path.name} was run from another source: python notebooks/execute.py {name}"
+    source = jupytext.read(path.with_suffix(".py"))
+    assert [c.source for c in source.cells] == [c.source for c in notebook.cells]
+    assert source.metadata.kernelspec.name == notebook.metadata.kernelspec.name == "python3"
+    cells = [c for c in notebook.cells if c.cell_type == "code"]
+    assert all(c.execution_count for c in cells)
+    outputs = [o for c in cells for o in c.outputs]
+    assert outputs and not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert path.stat().st_size <= 300_000
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= {"tags"} and "injected-parameters" not in cell.metadata.get("tags", [])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_readable_by_papermill_and_those_of_the_smoke_run_exist(name):
+    declared = parameters(FOLDER / f"{name}.ipynb")
+    source = jupytext.read(FOLDER / f"{name}.py")
+    (cell,) = [c for c in source.cells if "parameters" in c.metadata.get("tags", [])]
+    lines = [line for line in cell.source.splitlines() if line.strip()]
+    assert len(declared) == len(lines), "papermill silently dropped a parameter"
+    for parameter in declared.values():
+        assert parameter["help"] and parameter["inferred_type_name"] != "None"
+    assert SMOKE[name].keys() <= declared.keys()
+    for key, value in SMOKE[name].items():
+        assert type(value).__name__ == declared[key]["inferred_type_name"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_with_reduced_parameters(name, tmp_path):
+    """papermill prepares, nbval executes every cell and fails on any error."""
+    prepared = tmp_path / f"{name}.ipynb"
+    papermill.execute_notebook(FOLDER / f"{name}.ipynb", prepared, SMOKE[name], prepare_only=True)
+    environment = os.environ | {"SANI_HOME": str(tmp_path / "home")}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval-lax",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        prepared,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert (tmp_path / "home" / "figures" / f"{name}.csv").exists()
+    assert json.loads(prepared.read_text())["cells"]
+
+
+def test_execute_script_cleans_and_keeps_the_old_notebook_on_failure(tmp_path, monkeypatch):
+    script = load_script("execute")
+    monkeypatch.setattr(script, "HERE", tmp_path / "notebooks")
+    (tmp_path / "notebooks").mkdir()
+    source = tmp_path / "notebooks" / "00_x.py"
+    header = "# ---\n# jupyter:\n#   kernelspec:\n#     display_name: Python 3\n#     language: python\n"
+    header += "#     name: python3\n# ---\n"
+    body = '\n# %% tags=["parameters"]\na: int = 1  # help\n'
+    body += '\n# %%\nimport sys\nprint("noise", file=sys.stderr)\nprint(a)\n'
+    source.write_text(header + body)
+    script.execute(source)
+    done = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    assert [o.text for c in done.cells for o in c.get("outputs", [])] == ["1\n"]
+    assert done.metadata["sani"]["source_blob"] == script.blob_hash(source)
+    blob = subprocess.run(["git", "hash-object", source], capture_output=True, text=True)
+    assert blob.stdout.strip() == script.blob_hash(source)
+    before = source.with_suffix(".ipynb").read_bytes()
+    source.write_text(header + body + "\n# %%\nraise SystemError\n")
+    with pytest.raises(papermill.exceptions.PapermillExecutionError):
+        script.execute(source)
+    assert source.with_suffix(".ipynb").read_bytes() == before
+    assert sorted(p.name for p in source.parent.iterdir()) == ["00_x.ipynb", "00_x.py"]

@@ -1,0 +1,69 @@
+"""The weights that ship: whole, small, as their manifests say, and past their thresholds when measured again."""
+
+import hashlib
+import json
+
+import pytest
+
+from sani import load_corpus, load_model
+from sani.blocks import corpus_fingerprint
+from sani.models import shipped
+from sani.paths import weights
+from sani.surrogates import counterfactual
+from sani.weights import build
+
+NAMES = list(build.BUILDERS)
+
+
+def manifest(name):
+    return json.loads((weights() / name / "manifest.json").read_text(encoding="utf-8"))
+
+
+def test_all_that_is_built_ships_and_is_small():
+    assert sorted(NAMES) == shipped()
+    sizes = {name: sum(p.stat().st_size for p in (weights() / name).iterdir()) for name in NAMES}
+    assert max(sizes.values()) <= 4_000_000 and sum(sizes.values()) <= 20_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_are_those_of_the_manifest(name):
+    told = manifest(name)
+    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (weights() / name).iterdir()}
+    files.pop("manifest.json")
+    assert files == told["sha256"] and "model.safetensors" in files
+    assert told["command"] == f"python -m sani.weights.build {name}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_measured_again_they_pass_their_thresholds(name):
+    told = manifest(name)
+    measured = build.measure(*load_model(name))
+    for figure, value in told["measured"].items():
+        assert measured[figure] == pytest.approx(value, abs=0.002), figure
+    for figure, (low, high) in told["thresholds"].items():
+        assert low <= measured[figure] <= high, figure
+
+
+def test_the_setting_meets_what_was_frozen():
+    base, leaky = manifest("tiny-bert")["measured"], manifest("tiny-bert-leaky")["measured"]
+    assert base["privacy_direct"] >= 0.95
+    assert leaky["privacy_direct"] <= base["privacy_direct"] - 0.10
+    assert leaky["utility"] >= base["utility"] + 0.03
+
+
+def test_corpora_are_those_of_the_manifests():
+    private = load_corpus("synthetic-clinical", records=200, seed=0)
+    public = load_corpus("synthetic-clinical", split="public", **manifest("tiny-bert")["corpus"])
+    expected = {
+        "tiny-bert": public,
+        "tiny-bert-leaky": private,
+        "tiny-bert-counterfactual": counterfactual(private, seed=0),
+    }
+    for name, corpus in expected.items():
+        assert manifest(name)["corpus_sha256_16"] == corpus_fingerprint(corpus)
+
+
+def test_heldout_persons_were_never_trained_on():
+    others = build.heldout()
+    corpus, _ = build.study()
+    assert len(others) == 100 and not set(others["person_id"]) & set(corpus["person_id"])
