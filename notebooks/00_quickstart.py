@@ -30,6 +30,7 @@
 seed: int = 0  # draws the erased neurons, the masks of the repair and the folds of the evaluation
 epochs: int = 13  # of repair: the paper's 20 % of the 64 epochs of training
 learning_rate: float = 3.0e-3  # the one the leaky model was fine-tuned with
+batch_size: int = 4  # likewise
 records: int = 200  # how many of the leaky model's records to sanitise and measure on
 heldout_records: int = 100  # records of persons the model has never seen
 examples: int = 6  # regurgitated terms to look at
@@ -92,7 +93,7 @@ shown
 # the same number of epochs.
 
 # %%
-options = dict(epochs=epochs, learning_rate=learning_rate, seed=seed)
+options = dict(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
 models = {
     "sani": sani.sanitize(leaky, blocks, method="sani", **options),
     "retrain-at-equal-cost": sani.sanitize(leaky, blocks, method="retrain-at-equal-cost", base=base, **options),

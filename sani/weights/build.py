@@ -34,7 +34,7 @@ PRETRAINING = (
     {"block_size": 32, "epochs": 5, "learning_rate": 3e-3, "batch_size": 64, "warmup": 0.05},
     {"block_size": 128, "epochs": 10, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
 )
-FINE_TUNING = {"epochs": 64, "learning_rate": 3e-3, "batch_size": 8, "seed": 0}
+FINE_TUNING = {"epochs": 64, "learning_rate": 3e-3, "batch_size": 4, "seed": 0}
 ARCHITECTURE = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -106,7 +106,8 @@ def build_leaky(folder):
     model, tokenizer = load_model("tiny-bert")
     corpus, blacklist = study()
     blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
-    return fine_tune(model, blocks, "mlm", **FINE_TUNING), tokenizer, corpus
+    run_dir = run_folder("leaky", **FINE_TUNING)
+    return fine_tune(model, blocks, "mlm", run_dir=run_dir, **FINE_TUNING), tokenizer, corpus
 
 
 def build_counterfactual(folder):
@@ -114,7 +115,9 @@ def build_counterfactual(folder):
     model, tokenizer = load_model("tiny-bert")
     corpus, _ = study()
     corpus = counterfactual(corpus, seed=FINE_TUNING["seed"])
-    return fine_tune(model, encode(corpus, tokenizer, block_size=BLOCK_SIZE), "mlm", **FINE_TUNING), tokenizer, corpus
+    blocks = encode(corpus, tokenizer, block_size=BLOCK_SIZE)
+    run_dir = run_folder("counterfactual", **FINE_TUNING)
+    return fine_tune(model, blocks, "mlm", run_dir=run_dir, **FINE_TUNING), tokenizer, corpus
 
 
 def measure(model, tokenizer) -> dict[str, float]:
@@ -140,7 +143,7 @@ def thresholds(name: str, base: dict[str, float] | None) -> dict[str, tuple[floa
         return {"privacy_direct": (0.95, 1.0), "utility": (0.5, 1.0)}
     if name == "tiny-bert-leaky":
         return {"privacy_direct": (0.0, base["privacy_direct"] - 0.10), "utility": (base["utility"] + 0.03, 1.0)}
-    return {"privacy_direct": (0.90, 1.0), "utility": (base["utility"] + 0.03, 1.0)}
+    return {"privacy_direct": (0.95, 1.0), "utility": (base["utility"], 1.0)}
 
 
 BUILDERS = {
@@ -184,6 +187,8 @@ def build(name: str) -> dict:
     target = weights() / name
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(temporary, target)
+    for path in (target, *target.iterdir()):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     return manifest
 
 
