@@ -17,7 +17,8 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sani.corpora import FEATURES, GENERIC, MONTH, SOURCES, _read_n2c2, counterfactual, load_corpus, pseudonymize
+from sani.corpora import FEATURES, SOURCES, _read_n2c2, load_corpus
+from sani.surrogates import GENERIC, MONTH, counterfactual, pseudonymize
 
 DATA = Path(__file__).parent / "data"
 REAL = os.environ.get("SANI_REAL_DATA")
@@ -270,7 +271,7 @@ def test_fresh_process_gives_the_same_and_leaves_no_copy_in_the_datasets_cache(t
         {"text": "Ann", "spans": [[0, 3, "PER"]]},
     )
     code = (
-        "import json, sys\nfrom sani.corpora import *\nold = load_corpus(sys.argv[1])\n"
+        "import json, sys\nfrom sani import *\nold = load_corpus(sys.argv[1])\n"
         "class B:\n  def find(self, t, i): return []\npseudonymize(old, B())\nassert not old.cache_files\n"
         "new = counterfactual(old, 4)\nassert not new.cache_files\nprint(json.dumps(new.to_list()))"
     )
