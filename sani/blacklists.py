@@ -16,6 +16,7 @@ from .runs import fingerprint, replacing
 
 KINDS = ("direct", "indirect", "confidential")  # strongest first
 AMBIGUOUS = ("span", "everywhere")
+LONGEST = 12  # words of an annotated span that are taken as one term
 
 # A word (letters and digits, with combining marks) or one other character; no hyphens or underscores, which
 # separate words like white space does, so that "Jean-Pierre" and "Jean Pierre" are one term.
@@ -84,7 +85,8 @@ class Blacklist:
 
         `ambiguous="span"`: short numbers and single common words ("71", "May") count only where they are annotated;
         a word is common if it has one or two letters, or if the corpus outside its annotated spans also writes it in
-        lower case or has it more often than annotated. `"everywhere"` matches them all.
+        lower case or has it more often than annotated. `"everywhere"` matches them all. A span of more than 12 words
+        (a whole clause) is taken as several terms of equal length, so that each fits a row.
         """
         if ambiguous not in AMBIGUOUS:
             raise ValueError(f"ambiguous={ambiguous!r} is unknown; use one of {', '.join(AMBIGUOUS)}")
@@ -101,8 +103,9 @@ class Blacklist:
                 pieces.append(text[end : span["start"]])
                 end = span["end"]
                 if types is None or span["type"] in types:
-                    if key := blacklist._add(text[span["start"] : end], span["kind"] or default_kind):
-                        annotated[key] += 1
+                    for term in _pieces(text[span["start"] : end]):
+                        if key := blacklist._add(term, span["kind"] or default_kind):
+                            annotated[key] += 1
             rest = "\n".join((*pieces, text[end:]))
             outside.update(map(_fold, WORD.findall(rest)))
             lower.update(_fold(word) for word in set(ALONE.findall(rest)) if word.islower())
@@ -337,6 +340,16 @@ class Blacklist:
             annotated=[annotated[i] for i in table["term_id"]], elsewhere=[elsewhere[i] for i in table["term_id"]]
         )
         return table[table["elsewhere"] > 0].sort_values("elsewhere", ascending=False, ignore_index=True)
+
+
+def _pieces(term: str) -> list[str]:
+    """The term itself, or parts of nearly equal numbers of words if it is too long for one."""
+    words = list(WORD.finditer(term))
+    if len(words) <= LONGEST:
+        return [term]
+    parts = -(-len(words) // LONGEST)
+    starts = [words[len(words) * i // parts].start() for i in range(parts)]
+    return [term[a:b] for a, b in zip(starts, [*starts[1:], len(term)])]
 
 
 def _check_kind(kind: str) -> None:

@@ -207,7 +207,7 @@ def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dic
     special = (begin, separator, tokenizer.pad_token_id)
     features = Features({name: Sequence(Value(dtype)) for name, dtype in COLUMNS.items()})
     next_ids = {"word_ids": 0, "unit_ids": 0}
-    totals = {"tokens": 0, "matched": 0, "sensitive_tokens": 0}
+    totals = {"tokens": 0, "matched": 0, "sensitive_tokens": 0, "trainable": False}
     carry = np.zeros((7, 0), dtype=np.int64)
     bar = tqdm(total=len(texts), desc="encode", unit="record", delay=2, disable=not progress, leave=False)
     schema = features.arrow_schema
@@ -220,6 +220,7 @@ def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dic
                 record = first + i
                 hits = blacklist.find(text, identifiers[record])
                 totals["matched"] += len(hits)
+                totals["trainable"] = totals["trainable"] or _leaves_words(text, hits)
                 ids = np.asarray(encoding["input_ids"][i], dtype=np.int64)
                 offsets = np.asarray(encoding["offset_mapping"][i], dtype=np.int64).reshape(-1, 2)
                 piece = _encode_record(text, ids, offsets, hits, record)
@@ -316,6 +317,12 @@ def _check_terms(piece: np.ndarray, capacity: int, record_id: str) -> None:
         )
 
 
+def _leaves_words(text: str, hits) -> bool:
+    """Whether a letter or digit stands outside the hits."""
+    starts, ends = [0, *(h.end for h in hits)], [*(h.start for h in hits), len(text)]
+    return any(c.isalnum() for a, b in zip(starts, ends) for c in text[a:b])
+
+
 def _check_totals(totals: dict, allow_no_match: bool, blacklist: Blacklist) -> None:
     if totals["tokens"] == 0:
         raise ValueError("the corpus has no token in it: every text is empty or white space")
@@ -324,5 +331,5 @@ def _check_totals(totals: dict, allow_no_match: bool, blacklist: Blacklist) -> N
             f"none of the {len(blacklist)} blacklisted terms stands in the corpus; check the blacklist's language, "
             "spelling and file, or pass allow_no_match=True"
         )
-    if totals["sensitive_tokens"] == totals["tokens"]:
+    if not totals["trainable"]:
         raise ValueError("the blacklist covers the whole corpus: no word is left to train on; shorten the blacklist")

@@ -6,6 +6,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start: small models gain nothing from more
 
+import hypothesis
 import pytest
 import torch
 from datasets import Dataset, Features, Value
@@ -13,6 +14,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 TEXTS = [
     "The patient John Smith was seen by Dr. Jane O'Neil at Saint-Luke Hospital on 03/14/2011 for chest pain.",

@@ -77,6 +77,16 @@ def test_rare_words_stand_in_the_records_of_one_person_outside_direct_identifier
     assert set(Blacklist.from_rare_words(corpus, k=3).terms(reveal=True)["term"]) == terms | {"at", "two"}
 
 
+def test_an_annotated_clause_is_taken_as_several_terms():
+    text = "Filed: " + " ".join(f"word{i}x" for i in range(30)) + ". End."
+    span = {"start": 7, "end": len(text) - 6, "type": "MISC", "kind": "direct"}
+    corpus = make_corpus([text], [[span]])
+    blacklist = Blacklist.from_annotations(corpus)
+    hits = blacklist.find(text, [span])
+    assert len(blacklist) == 3 and [len(text[h.start : h.end].split()) for h in hits] == [10, 10, 10]
+    assert all(h.gold for h in hits) and (hits[0].start, hits[-1].end) == (7, len(text) - 6)
+
+
 def test_kinds_and_set_operations():
     a = Blacklist(["Ann", "Bob"], kind="indirect")
     b = Blacklist(["bob", "Cyd"], kind="direct")

@@ -42,7 +42,9 @@ def test_offsets_cover_every_non_space_character_once(kind, text):
     tokenizer = make_tokenizer(kind)
     ids, offsets = align(text, tokenizer)
     assert ids.tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert set(covers(text, offsets).values()) <= {1}
+    # A SentencePiece word-start mark of its own is no character, though its offsets name the next one.
+    real = [token != "▁" for token in tokenizer.convert_ids_to_tokens(ids.tolist())]
+    assert set(covers(text, offsets[np.array(real, dtype=bool)]).values()) <= {1}
     for start, end in offsets:
         piece = text[start:end]
         assert piece == piece.strip() or not piece.strip()
@@ -192,6 +194,7 @@ class Slow(PreTrainedTokenizer):
         ({"texts": ["", "  \n"]}, "no token in it"),
         ({"terms": ["Zanzibarian"]}, "none of the 1 blacklisted terms stands in the corpus"),
         ({"texts": ["john"], "terms": ["john"]}, "covers the whole corpus"),
+        ({"texts": ["john, smith."], "terms": ["john", "smith"]}, "covers the whole corpus"),
         ({"block_size": 4}, "block_size=4 is out of range"),
         ({"block_size": 4096}, "model_max_length"),
         ({"texts": ["john smith " * 20 + "a"], "terms": ["john smith " * 20], "block_size": 16}, "longer than a row"),

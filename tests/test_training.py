@@ -102,8 +102,8 @@ def test_repair_never_raises_the_chance_of_a_blacklisted_term(wordpiece):
         with torch.no_grad():
             return m(ids).logits.log_softmax(-1)[0, place, smith].sum().exp().item()
 
-    learned = fine_tune(model, blocks, "mlm", epochs=20, learning_rate=1e-2)
-    repaired = repair(model, blocks, epochs=20, learning_rate=1e-2)
+    learned = fine_tune(model, blocks, "mlm", epochs=150, learning_rate=1e-2)
+    repaired = repair(model, blocks, epochs=150, learning_rate=1e-2)
     assert chance(learned) > 0.5 > 0.01 > chance(repaired)
 
 
