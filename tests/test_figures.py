@@ -40,3 +40,12 @@ def test_the_drawing_shows_the_numbers_of_the_table(tmp_path):
     path.write_text("\n".join(changed))
     after = figures.redraw("00_quickstart", tmp_path)._suptitle.get_text()
     assert "77.7%" in after and after != before
+
+
+def test_what_the_readme_says_of_other_persons_is_in_the_table():
+    import pandas as pd
+
+    table = pd.read_csv(COMMITTED / "00_quickstart.csv").set_index(["method", "metric", "context"])["value"]
+    readme = " ".join((COMMITTED.parent / "README.md").read_text(encoding="utf-8").split())
+    less = table["sani", "utility on other persons", "visible"] < table["base", "utility on other persons", "visible"]
+    assert ("the sanitised one is less accurate than the base" in readme) == less
