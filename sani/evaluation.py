@@ -102,7 +102,7 @@ def evaluate(
     """
     _check(model, blocks, blacklist, reveal)
     columns, units, tokens, folds = _layout(blocks, seed)
-    predicted, isolated = _predict(model, columns, tokens, folds, units, blocks, batch_size, progress)
+    predicted, isolated = _predict(model, columns, tokens, folds, blocks, batch_size, progress)
     unknown = blocks_.info(blocks)["unk_token_id"]
     units = _score_units(units, tokens, predicted, isolated, unknown)
     rows = _count(units)
@@ -193,7 +193,7 @@ def _layout(blocks: Dataset, seed: int):
 
 
 @torch.inference_mode()
-def _predict(model, columns, tokens, folds, units, blocks, batch_size, progress):
+def _predict(model, columns, tokens, folds, blocks, batch_size, progress):
     """Predicted token ids of every text token, with other mentions of its term readable, and with them masked."""
     shape = columns["input_ids"].shape
     fold_of = np.full(shape[0] * shape[1], -1)

@@ -131,7 +131,7 @@ def fine_tune(
                             f"the loss is {loss.item()}, its gradient's norm {norm.item()}, in epoch {epoch + 1}, step "
                             f"{step % steps_per_epoch + 1} of "
                             f"{steps_per_epoch}; lower learning_rate={learning_rate:g}. The last good state is "
-                            + (f"in {state.folder}" if state.folder else "the exception's .model"),
+                            + (f"in {state.partial}" if state.folder else "the exception's .model"),
                             model.to(home_device).eval(), epoch + 1, step % steps_per_epoch + 1,
                         )  # fmt: skip
                     for group in optimizer.param_groups:

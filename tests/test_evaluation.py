@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import MAKERS, TEXTS, make_corpus, make_model, make_roberta, make_tokenizer, spans
+from conftest import MAKERS, TEXTS, make_corpus, make_model, make_roberta, make_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_blocks import terms, texts, try_encode
@@ -295,4 +295,3 @@ def test_bad_input_is_named(corpus, wordpiece):
         evaluate(model, blocks).value("accuracy")
     with pytest.raises(ValueError, match="blocks are empty"):
         evaluate(model, blocks.select([]))
-    assert spans

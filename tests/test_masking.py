@@ -6,7 +6,7 @@ import torch
 from conftest import MAKERS, TEXTS, make_corpus, make_model, make_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_blocks import ALPHABET, terms, texts, try_encode
+from test_blocks import terms, texts, try_encode
 from transformers import Trainer, TrainingArguments
 
 from sani import Blacklist, DataCollatorForPPMLM, encode
@@ -14,7 +14,6 @@ from sani.blocks import align, tensors
 from sani.masking import IGNORE, mlm, ppmlm, uniform
 
 property_test = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-assert ALPHABET
 
 
 @property_test
