@@ -249,6 +249,20 @@ class Blacklist:
         ]
         return pd.DataFrame(rows, columns=["term_id", "kind", "words", "match"] + ["term"] * reveal)
 
+    def ids(self, other: "Blacklist") -> list[int]:
+        """The term ids, in this blacklist, of the terms that another one holds too."""
+        return [i for key, i in self._index[0].items() if key in other._entries]
+
+    def without(self, share: float, seed: int = 0) -> "Blacklist":
+        """This blacklist with a random share of its terms missing; a smaller share of the same seed is among them.
+
+        Raises ValueError for a share outside [0, 1).
+        """
+        if not 0 <= share < 1:
+            raise ValueError(f"share={share} is outside [0, 1)")
+        by_chance = sorted(self._entries, key=lambda key: fingerprint(seed, key))
+        return self._combine(Blacklist(case_sensitive=self.case_sensitive), by_chance[round(share * len(self)) :])
+
     def _combine(self, other: "Blacklist", keys: Iterable[Key]) -> "Blacklist":
         if self.case_sensitive != other.case_sensitive:
             raise ValueError("one blacklist is case-sensitive and the other is not; make both alike")

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy import stats
 
 from .evaluation import Report
 from .paths import figures
@@ -23,6 +24,30 @@ STYLE = {
 }
 LABELS = {"sani": "SANI", "retrain-at-equal-cost": "retrain at equal cost", "logit-filter": "logit filter"}
 SETTINGS = {"svg.hashsalt": "sani", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def summary(results: pd.DataFrame) -> pd.DataFrame:
+    """`study.results` without its seeds: mean and 95 % interval of each value, a row each.
+
+    Over two or more seeds the interval is Student's t; for one it is the bootstrap over records, where computed.
+    """
+    keys = [c for c in results.columns if c not in ("seed", "value", "low", "high")]
+    table = (
+        results.groupby(keys, sort=False, dropna=False)
+        .agg(
+            value=("value", "mean"),
+            sd=("value", "std"),
+            low=("low", "mean"),
+            high=("high", "mean"),
+            seeds=("seed", "nunique"),
+        )
+        .reset_index()
+    )
+    several = table["seeds"] > 1
+    half = stats.t.ppf(0.975, table["seeds"].clip(lower=2) - 1) * table["sd"] / table["seeds"] ** 0.5
+    table["low"] = table["low"].where(~several, table["value"] - half)
+    table["high"] = table["high"].where(~several, table["value"] + half)
+    return table.drop(columns="sd")
 
 
 def quickstart_table(reports: Mapping[str, Report]) -> pd.DataFrame:

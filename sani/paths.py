@@ -17,9 +17,13 @@ ROAD = (
     "models",
     "erasure",
     "training",
+    "pretraining",
     "evaluation",
+    "probes",
     "sanitizing",
+    "study",
     "figures",
+    "claims",
 )
 
 

@@ -32,9 +32,9 @@ def source_fingerprint(module: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def run_folder(stage: str, **arguments) -> Path:
-    """`runs/<stage>-<hash>`: the hash covers the arguments and the whole package source (not created yet)."""
-    return runs() / f"{stage}-{fingerprint(source_fingerprint(ROAD[-1]), arguments)}"
+def run_folder(stage: str, module: str, **arguments) -> Path:
+    """`runs/<stage>-<hash>`: the hash covers the arguments and the source up to a module (not created yet)."""
+    return runs() / f"{stage}-{fingerprint(source_fingerprint(module), arguments)}"
 
 
 def private_folder(path: str | Path) -> Path:

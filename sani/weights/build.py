@@ -11,16 +11,13 @@ import json
 import shutil
 import time
 from importlib.metadata import version
-from itertools import chain
 
-import torch
 from faker.providers.person.en_US import Provider as NameProvider
-from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 from .. import Blacklist, counterfactual, encode, evaluate, fine_tune, load_corpus, load_model
 from ..blocks import corpus_fingerprint
 from ..paths import runs, weights
+from ..pretraining import ARCHITECTURE, PHASES, pretrain
 from ..runs import commit, run_folder
 
 VOCABULARY = 6000
@@ -28,24 +25,7 @@ NAME_WEIGHT = 40  # how often each name of Faker's lists counts when the vocabul
 BLOCK_SIZE = 128
 CORPUS = {"records": 200, "seed": 0}  # what the leaky model has seen
 PUBLIC = {"records": 4000, "seed": 0}  # of the split "public": all that the base model has seen
-# Short rows first, as BERT itself was pre-trained: on long ones a model this small may never leave the frequencies of
-# single words.
-PRETRAINING = (
-    {"block_size": 32, "epochs": 5, "learning_rate": 3e-3, "batch_size": 64, "warmup": 0.05},
-    {"block_size": 128, "epochs": 10, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
-)
 FINE_TUNING = {"epochs": 64, "learning_rate": 3e-3, "batch_size": 4, "seed": 0}
-ARCHITECTURE = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 256,
-    "max_position_embeddings": BLOCK_SIZE,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "initializer_range": 0.1,
-}
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MAX_BYTES = 4_000_000
 
 
@@ -63,41 +43,13 @@ def heldout(records: int = 100):
     return more.select(rows[:records])
 
 
-def _new_model(tokenizer, seed: int) -> BertForMaskedLM:
-    torch.manual_seed(seed)
-    model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **ARCHITECTURE))
-    # Sinusoids at the start (Vaswani et al. 2017, §3.5): without them a model this small needs several times as many
-    # steps before it attends to its neighbours at all.
-    position = model.bert.embeddings.position_embeddings.weight
-    angle = torch.arange(BLOCK_SIZE)[:, None] / 10000 ** (torch.arange(0, position.shape[1], 2) / position.shape[1])
-    with torch.no_grad():
-        position[:, 0::2], position[:, 1::2] = 0.3 * angle.sin(), 0.3 * angle.cos()
-    return model
-
-
 def build_base(folder):
     """`tiny-bert`: trained on the public split only; its vocabulary on that split and on lists of names."""
     public = load_corpus("synthetic-clinical", split="public", **PUBLIC)
     # As bert-base-uncased's, the vocabulary holds common names: here those of Faker's public lists, whichever split
     # uses them. The weights saw the public split only, and know no more of a private name than that it is a token.
     names = sorted({*NameProvider.first_names, *NameProvider.last_names}) * NAME_WEIGHT
-    wordpiece = BertWordPieceTokenizer(lowercase=True)
-    wordpiece.train_from_iterator(
-        chain(public["text"], names), vocab_size=VOCABULARY, min_frequency=2, special_tokens=SPECIAL
-    )
-    wordpiece.save(str(folder / "tokenizer.json"))
-    tokenizer = BertTokenizerFast(
-        tokenizer_file=str(folder / "tokenizer.json"), do_lower_case=True, model_max_length=BLOCK_SIZE
-    )
-    tokenizer.save_pretrained(folder)
-    tokenizer = BertTokenizerFast.from_pretrained(folder)
-    model = _new_model(tokenizer, PUBLIC["seed"])
-    vocabulary = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
-    for phase in PRETRAINING:
-        options = dict(phase)
-        blocks = encode(public, tokenizer, block_size=options.pop("block_size"))
-        run_dir = run_folder("pretrain", tokenizer=vocabulary, **phase)
-        model = fine_tune(model, blocks, "mlm", seed=PUBLIC["seed"], run_dir=run_dir, **options)
+    model, tokenizer = pretrain(public, folder, VOCABULARY, also=names, seed=PUBLIC["seed"])
     return model, tokenizer, public
 
 
@@ -106,7 +58,7 @@ def build_leaky(folder):
     model, tokenizer = load_model("tiny-bert")
     corpus, blacklist = study()
     blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
-    run_dir = run_folder("leaky", **FINE_TUNING)
+    run_dir = run_folder("leaky", "training", **FINE_TUNING)
     return fine_tune(model, blocks, "mlm", run_dir=run_dir, **FINE_TUNING), tokenizer, corpus
 
 
@@ -116,7 +68,7 @@ def build_counterfactual(folder):
     corpus, _ = study()
     corpus = counterfactual(corpus, seed=FINE_TUNING["seed"])
     blocks = encode(corpus, tokenizer, block_size=BLOCK_SIZE)
-    run_dir = run_folder("counterfactual", **FINE_TUNING)
+    run_dir = run_folder("counterfactual", "training", **FINE_TUNING)
     return fine_tune(model, blocks, "mlm", run_dir=run_dir, **FINE_TUNING), tokenizer, corpus
 
 
@@ -176,7 +128,7 @@ def build(name: str) -> dict:
         "commit": commit(),
         "corpus": PUBLIC if name == "tiny-bert" else CORPUS,
         "corpus_sha256_16": corpus_fingerprint(corpus),
-        "setting": {"pretraining": PRETRAINING} | ARCHITECTURE if name == "tiny-bert" else FINE_TUNING,
+        "setting": {"pretraining": PHASES} | ARCHITECTURE if name == "tiny-bert" else FINE_TUNING,
         "versions": {p: version(p) for p in ("torch", "transformers", "tokenizers", "faker")},
         "seconds": round(time.monotonic() - started),
         "measured": {k: round(v, 4) for k, v in measured.items()},

@@ -1,0 +1,84 @@
+"""A small base model from nothing but public text: its vocabulary, then masked language modelling."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from tokenizers import BertWordPieceTokenizer
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, PreTrainedModel, PreTrainedTokenizerBase
+
+from .blocks import corpus_fingerprint, encode
+from .runs import fingerprint, run_folder
+from .training import fine_tune
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ARCHITECTURE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "max_position_embeddings": 128,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "initializer_range": 0.1,
+}
+# Short rows first, as BERT itself was pre-trained: on long ones a model this small may never leave the frequencies of
+# single words.
+PHASES = (
+    {"block_size": 32, "epochs": 5, "learning_rate": 3e-3, "batch_size": 64, "warmup": 0.05},
+    {"block_size": 128, "epochs": 10, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
+)
+
+
+def wordpiece(texts: Iterable[str], folder: Path, vocabulary: int, positions: int) -> PreTrainedTokenizerBase:
+    """Learn an uncased WordPiece vocabulary of a given size and save its tokenizer in a folder."""
+    learner = BertWordPieceTokenizer(lowercase=True)
+    learner.train_from_iterator(texts, vocab_size=vocabulary, min_frequency=2, special_tokens=SPECIAL)
+    learner.save(str(folder / "tokenizer.json"))
+    tokenizer = BertTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), do_lower_case=True, model_max_length=positions
+    )
+    tokenizer.save_pretrained(folder)
+    return BertTokenizerFast.from_pretrained(folder)
+
+
+def new_bert(tokenizer: PreTrainedTokenizerBase, seed: int, architecture: Mapping = ARCHITECTURE) -> BertForMaskedLM:
+    """A BERT with random weights for a tokenizer."""
+    torch.manual_seed(seed)
+    model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **architecture))
+    # Sinusoids at the start (Vaswani et al. 2017, §3.5): without them a model this small needs several times as many
+    # steps before it attends to its neighbours at all.
+    position = model.bert.embeddings.position_embeddings.weight
+    length, width = position.shape
+    angle = torch.arange(length)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
+    with torch.no_grad():
+        position[:, 0::2], position[:, 1::2] = 0.3 * angle.sin(), 0.3 * angle.cos()
+    return model
+
+
+def pretrain(
+    corpus: Dataset,
+    folder: Path,
+    vocabulary: int,
+    also: Sequence[str] = (),
+    phases: Sequence[Mapping] = PHASES,
+    seed: int = 0,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A small BERT trained on a corpus from scratch, and its tokenizer, which is saved in `folder`.
+
+    `also` are strings that the vocabulary is learned on besides the texts. Each phase is a set of `fine_tune` options
+    with a block_size; each is kept in a run folder, so that a rerun goes on where it stopped.
+    """
+    tokenizer = wordpiece(chain(corpus["text"], also), folder, vocabulary, ARCHITECTURE["max_position_embeddings"])
+    model = new_bert(tokenizer, seed)
+    known = fingerprint(tokenizer.backend_tokenizer.to_str())
+    for phase in phases:
+        options = dict(phase)
+        blocks = encode(corpus, tokenizer, block_size=options.pop("block_size"))
+        run_dir = run_folder(
+            "pretrain", "pretraining", corpus=corpus_fingerprint(corpus), tokenizer=known, seed=seed, **phase
+        )
+        model = fine_tune(model, blocks, "mlm", seed=seed, run_dir=run_dir, **options)
+    return model, tokenizer
