@@ -19,10 +19,11 @@ from . import study
 from .blocks import corpus_fingerprint
 from .corpora import load_corpus
 from .erasure import TARGETS
-from .figures import save, summary
+from .figures import save
 from .paths import figures, home, runs
 from .pretraining import PHASES, pretrain
 from .runs import fingerprint, private_folder, publish, replacing, source_fingerprint
+from .tables import add_excess, contexts_table, recall_table, summary
 
 SEEDS = (0, 1, 2, 3, 4)  # the default; fewer than 5 decide nothing
 FEWEST = 5
@@ -206,8 +207,8 @@ def judge(values: pd.Series, sign: str, margin: float) -> dict:
 def ledger(table: pd.DataFrame, setting: study.Setting) -> pd.DataFrame:
     """The ledger of one setting, from `study.results`: for each claim and reading its verdict and its conditions.
 
-    The row of a claim (id "A5") shows the condition that decides it, the one with the worst verdict and least slack; each condition has a row of its own
-    ("A5a", "A5b", …).
+    The row of a claim (id "A5") shows the condition that decides it: the one with the worst verdict and the least
+    slack. If there are several, each has a row of its own ("A5a", "A5b", …).
     """
     v = Values(table, setting)
     rows = []
@@ -287,9 +288,19 @@ def own_base(path: Path, setting: study.Setting) -> Path:
     return folder
 
 
-def figure_name(setting: study.Setting) -> str:
-    """The name under which figures/ holds the means over seeds and the picture of a setting."""
+def prefix(setting: study.Setting) -> str:
+    """How the names of a setting's figures begin."""
     return "use_case_a" if setting.name == "tiny" else "use_case_a_" + re.sub(r"\W+", "_", setting.name.lower())
+
+
+def save_figures(setting: study.Setting, results: pd.DataFrame) -> None:
+    """Write the frame, the trade-off, the recall and the contexts of a setting, each with its table."""
+    table = summary(add_excess(results))
+    plain = table[(table["missed"] == 0) & (table["kept_out"] == 0) & (table["subset"] == "")]
+    save(f"{prefix(setting)}_frame", plain)
+    save(f"{prefix(setting)}_tradeoff", plain)
+    save(f"{prefix(setting)}_recall", recall_table(table))
+    save(f"{prefix(setting)}_contexts", contexts_table(table))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -310,8 +321,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = study.results(setting, told.seeds, study.ALL)
     claims = write(ledger(table, setting))
     write_readme(claims)
-    save(figure_name(setting), summary(table))
-    print(f"{made} runs made; figures/claims.csv, figures/{figure_name(setting)}.* and the README's table are written")
+    save_figures(setting, table)
+    print(f"{made} runs made; figures/claims.csv, figures/{prefix(setting)}_* and the README's table are written")
     print(
         claims.loc[
             claims["setting"].eq(setting.name) & claims["id"].isin(CLAIMS), ["id", "reading", "verdict"]

@@ -22,6 +22,7 @@ ROAD = (
     "probes",
     "sanitizing",
     "study",
+    "tables",
     "figures",
     "claims",
 )

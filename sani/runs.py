@@ -25,9 +25,9 @@ def fingerprint(*values) -> str:
 
 
 def source_fingerprint(module: str) -> str:
-    """Fingerprint of the package source that a stage of the road depends on: its module and all before it."""
+    """Fingerprint of the package source that a stage depends on: its module and all before it but `paths`."""
     digest = hashlib.sha256()
-    for name in ROAD[: ROAD.index(module) + 1]:
+    for name in ROAD[1 : ROAD.index(module) + 1]:
         digest.update((PACKAGE / f"{name}.py").read_bytes())
     return digest.hexdigest()[:16]
 

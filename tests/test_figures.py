@@ -1,16 +1,22 @@
 """Figures are drawn from their CSV alone, the same bytes each time."""
 
+import re
 import shutil
 
+import pandas as pd
 import pytest
 
-from sani import figures
+from sani import figures, tables
+from sani.blacklists import Hit
 from sani.paths import PACKAGE
 
 COMMITTED = PACKAGE.parent / "figures"
 
 
-@pytest.mark.parametrize("name", figures.DRAW)
+NAMES = sorted(path.stem for path in COMMITTED.glob("*.csv") if path.stem.endswith(tuple(figures.DRAW)))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_redrawn_from_its_csv_byte_for_byte(name, tmp_path):
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
@@ -23,8 +29,60 @@ def test_redrawn_from_its_csv_byte_for_byte(name, tmp_path):
 
 
 def test_every_committed_figure_can_be_redrawn():
-    names = {p.stem for p in COMMITTED.iterdir() if p.suffix in (".svg", ".png")}
-    assert names == set(figures.DRAW)
+    assert {p.stem for p in COMMITTED.iterdir() if p.suffix in (".svg", ".png")} == set(NAMES)
+    assert {p.stem for p in COMMITTED.glob("*.csv")} - {"claims"} == set(NAMES)
+    assert {ending for ending in figures.DRAW for name in NAMES if name.endswith(ending)} == set(figures.DRAW)
+
+
+def test_methods_differ_in_colour_and_in_marker():
+    styles = {name: style for name, style in figures.STYLE.items() if name != "unprotected"}
+    assert figures.STYLE["unprotected"] == figures.STYLE["mlm"], "the same model under the paper's name"
+    assert (
+        len({colour for colour, _ in styles.values()}) == len({marker for _, marker in styles.values()}) == len(styles)
+    )
+
+
+def test_highlighted_text_is_escaped_and_marked():
+    hits = [Hit(3, 8, 0, "direct", True), Hit(9, 14, 1, "indirect", False)]
+    shown = figures.highlight("<b>Smith fi<er & more", hits).data
+    assert "&lt;b&gt;" in shown and "<b>" not in shown and "fi&lt;er" in shown and "&amp; more" in shown
+    assert re.search(r"Smith<sup[^>]*>d</sup>", shown) and re.search(r"<sup[^>]*>i</sup>", shown)
+
+
+def test_a_picture_that_is_not_there_says_how_to_make_it():
+    assert "python -m sani.claims" in figures.show("nothing", "nothing").data
+
+
+def results(seeds, method="mlm", epoch=64, value=0.5, **more):
+    row = {"method": method, "start": "", "target": "", "missed": 0.0, "kept_out": 0.0, "epoch": epoch, "subset": "",
+           "metric": "in_place", "kind": "all", "context": "visible", "low": 0.1, "high": 0.9}  # fmt: skip
+    return pd.DataFrame([row | {"seed": s, "value": value + 0.1 * s} | more for s in range(seeds)])
+
+
+def test_interval_over_seeds_by_hand_and_over_records_for_one():
+    """Values 0.5, 0.6, 0.7: sd 0.1, t(0.975, 2) = 4.302653, half-width 4.302653 · 0.1 / √3 = 0.248414."""
+    (row,) = tables.summary(results(3)).to_dict("records")
+    assert row["value"] == pytest.approx(0.6) and row["seeds"] == 3
+    assert row["low"] == pytest.approx(0.6 - 0.248414, abs=1e-5)
+    assert row["high"] == pytest.approx(0.6 + 0.248414, abs=1e-5)
+    (row,) = tables.summary(results(1)).to_dict("records")
+    assert (row["low"], row["high"], row["seeds"]) == (0.1, 0.9, 1)
+
+
+def test_excess_is_paired_by_seed():
+    """mlm at epoch 0 is the base model: 0.2, 0.3; at 64: 0.5, 0.6; the excess is 0.3 for each seed."""
+    both = tables.add_excess(pd.concat([results(2, epoch=0, value=0.2), results(2)], ignore_index=True))
+    excess = both[both["metric"] == "excess"]
+    assert excess["value"].tolist() == pytest.approx([0, 0, 0.3, 0.3])
+    assert (tables.summary(both).query("metric == 'excess' and epoch == 64")["high"] - 0.3).abs().max() < 1e-9
+
+
+def test_ends_and_base():
+    table = tables.summary(pd.concat([results(2, epoch=e, value=v) for e, v in ((0, 0.1), (16, 0.2), (64, 0.3))]))
+    ends = tables.endpoints(table).set_index("method")["value"]
+    assert ends.to_dict() == pytest.approx({"base": 0.15, "mlm": 0.35})
+    wide = tables.endpoint_table(table)
+    assert wide.loc[("mlm", "", ""), "privacy"] == pytest.approx(0.65)
 
 
 def test_the_drawing_shows_the_numbers_of_the_table(tmp_path):
@@ -43,8 +101,6 @@ def test_the_drawing_shows_the_numbers_of_the_table(tmp_path):
 
 
 def test_what_the_readme_says_of_other_persons_is_in_the_table():
-    import pandas as pd
-
     table = pd.read_csv(COMMITTED / "00_quickstart.csv").set_index(["method", "metric", "context"])["value"]
     readme = " ".join((COMMITTED.parent / "README.md").read_text(encoding="utf-8").split())
     less = table["sani", "utility on other persons", "visible"] < table["base", "utility on other persons", "visible"]

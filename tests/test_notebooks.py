@@ -1,5 +1,7 @@
 """The notebooks: paired, executed, fresh, small, and running with reduced parameters."""
 
+import ast
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,6 +14,8 @@ import nbformat
 import papermill
 import pytest
 import yaml
+
+from sani.study import Setting
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -67,6 +71,23 @@ def test_parameters_are_readable_by_papermill_and_those_of_the_smoke_run_exist(n
         assert type(value).__name__ == declared[key]["inferred_type_name"]
 
 
+@pytest.mark.parametrize("path", sorted((FOLDER / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_set_what_the_notebooks_declare(path):
+    """A misspelt name would only warn in papermill; the tiny preset is the notebooks' defaults."""
+    preset = yaml.safe_load(path.read_text(encoding="utf-8"))
+    declared = {name: parameters(FOLDER / f"{name}.ipynb") for name in ("03_fine_tune", "04_sani", "05_baselines")}
+    for known in declared.values():
+        assert preset.keys() <= known.keys()
+        for key, value in preset.items():
+            assert type(value).__name__ == known[key]["inferred_type_name"], key
+            if path.stem == "tiny":
+                assert value == ast.literal_eval(known[key]["default"]), key
+    assert path.stem == preset["preset"]
+    fields = dataclasses.asdict(Setting())
+    if path.stem == "tiny":
+        assert {k: v for k, v in preset.items() if k != "preset"} | {"name": "tiny"} == fields
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_with_reduced_parameters(name, tmp_path):
     """papermill prepares, nbval executes every cell and fails on any error."""
@@ -87,7 +108,8 @@ def test_runs_with_reduced_parameters(name, tmp_path):
     ]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert (tmp_path / "home" / "figures" / f"{name}.csv").exists()
+    made = {path.suffix for path in (tmp_path / "home" / "figures").glob(f"{name[:2]}_*")}
+    assert made == {".csv", ".svg", ".png"}
     assert json.loads(prepared.read_text())["cells"]
 
 
