@@ -23,7 +23,7 @@
 #   over unlearning, beside base, counterfactual, retrain at equal cost and logit filter; where each ends; and the
 #   ledger of claims over five seeds.
 # - **Needs** the models of 03 and 04, which are made when they are not there.
-# - **Writes** `figures/05_frame` and `figures/05_tradeoff` (`.csv .svg .png`).
+# - **Writes** `figures/05_frame`, `05_tradeoff` and `05_memory` (`.csv .svg .png`).
 # - **Takes** about 9 minutes and 2 GB on two cores from nothing; nothing when the runs are there. The ledger is a
 #   command of its own: `python -m sani.claims`.
 
@@ -116,6 +116,17 @@ figures.show(
 tables.endpoint_table(table).round(4)
 
 # %% [markdown]
+# ## How much of it is memory?
+# What stands in the row can be copied, and what is usual can be guessed. *Isolated* masks the other mentions too;
+# *excess* takes off what the base model says of the same units; the dotted line is the counterfactual's chance level.
+
+# %%
+figures.save("05_memory", table)
+figures.show("05_memory", "Dot plot by method: regurgitation visible, isolated, and beyond the base; values above.")
+
+# %% [markdown]
+# *Share of direct (left) and indirect (right) identifiers that each method ends up saying.*
+#
 # ## Five seeds, and the verdicts
 # The same frame over five seeds, each with a corpus, a training and an erasure of its own; and the paper's claims,
 # judged by rules that were written down before the runs (`sani/claims.py`).

@@ -7,6 +7,7 @@ else `undecided`. A claim holds if all its conditions do, and is contradicted if
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,14 +22,19 @@ from .corpora import load_corpus
 from .erasure import TARGETS
 from .figures import save
 from .paths import figures, home, runs
-from .pretraining import PHASES, pretrain
+from .pretraining import pretrain
 from .runs import fingerprint, private_folder, publish, replacing, source_fingerprint
 from .tables import add_excess, contexts_table, recall_table, summary
 
 SEEDS = (0, 1, 2, 3, 4)  # the default; fewer than 5 decide nothing
 FEWEST = 5
-VOCABULARY = 4000  # of a base model made for a corpus of one's own
-OWN = {"half": "private"}
+# A base model for a corpus of one's own: many epochs, since half of such a corpus is little text. Frozen on the base
+# and the unprotected model alone.
+VOCABULARY = 4000
+PHASES = (
+    {"block_size": 32, "epochs": 60, "learning_rate": 3e-3, "batch_size": 32, "warmup": 0.05},
+    {"block_size": 128, "epochs": 40, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
+)
 COLUMNS = ["id", "claim", "rule", "margin", "setting", "reading", "mean", "sd", "low", "high", "seeds", "verdict"]
 MARKERS = ("<!-- claims: written by python -m sani.claims -->", "<!-- end of claims -->")
 
@@ -274,18 +280,24 @@ def write(new: pd.DataFrame) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def own_base(path: Path, setting: study.Setting) -> Path:
-    """The folder of a small base model, pre-trained (resumably) on the public half of the records of a file."""
-    public = study.halves(load_corpus(path))["public"]
-    key = fingerprint(source_fingerprint("pretraining"), corpus_fingerprint(public), VOCABULARY, PHASES)
+def own_setting(path: Path, name: str) -> study.Setting:
+    """The tiny setting on an annotated file: half of its records pre-train a base model, the other half is private.
+
+    Half of the private records are held out, other ones for each seed.
+    """
+    parts = study.halves(load_corpus(path))
+    key = fingerprint(source_fingerprint("pretraining"), corpus_fingerprint(parts["public"]), VOCABULARY, PHASES)
     folder = runs() / f"base-{key}"
     if not (folder / "config.json").exists():
         temporary = private_folder(folder.with_name(f"{folder.name}.part"))
-        model, tokenizer = pretrain(public, temporary, VOCABULARY, phases=PHASES)
+        model, tokenizer = pretrain(parts["public"], temporary, VOCABULARY, phases=PHASES)
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         publish(temporary, folder)
-    return folder
+    heldout = len(parts["private"]) // 2
+    return study.Setting(
+        name=name, model=str(folder), corpus=str(path.resolve()), half="private", heldout_records=heldout
+    )
 
 
 def prefix(setting: study.Setting) -> str:
@@ -294,11 +306,12 @@ def prefix(setting: study.Setting) -> str:
 
 
 def save_figures(setting: study.Setting, results: pd.DataFrame) -> None:
-    """Write the frame, the trade-off, the recall and the contexts of a setting, each with its table."""
+    """Write the figures of a setting, each with its table: frame, trade-off, memory, recall, contexts."""
     table = summary(add_excess(results))
     plain = table[(table["missed"] == 0) & (table["kept_out"] == 0) & (table["subset"] == "")]
     save(f"{prefix(setting)}_frame", plain)
     save(f"{prefix(setting)}_tradeoff", plain)
+    save(f"{prefix(setting)}_memory", plain)
     save(f"{prefix(setting)}_recall", recall_table(table))
     save(f"{prefix(setting)}_contexts", contexts_table(table))
 
@@ -310,14 +323,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--corpus", type=Path, help="annotated .jsonl of your own: half pre-trains a base model")
     parser.add_argument("--name", help="how to call that setting in the ledger (default: the file's name)")
     told = parser.parse_args(arguments)
-    setting = study.Setting()
-    if told.corpus is not None:
-        if not told.corpus.exists():
-            parser.error(f"no file {told.corpus}")
-        setting = study.Setting(
-            **OWN, name=told.name or told.corpus.stem, corpus=str(told.corpus), model=str(own_base(told.corpus))
-        )
-    made = study.complete(setting, told.seeds, study.ALL, told.jobs)
+    if told.corpus is not None and not told.corpus.exists():
+        parser.error(f"no file {told.corpus}")
+    name = told.name or (told.corpus.stem if told.corpus else "tiny")
+    setting = own_setting(told.corpus, name) if told.corpus else study.Setting()
+    try:
+        made = study.complete(setting, told.seeds, study.ALL, told.jobs)
+    except KeyboardInterrupt:
+        sys.exit("stopped; finished runs are kept, and the same command goes on from here")
     table = study.results(setting, told.seeds, study.ALL)
     claims = write(ledger(table, setting))
     write_readme(claims)

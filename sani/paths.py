@@ -23,6 +23,7 @@ ROAD = (
     "sanitizing",
     "study",
     "tables",
+    "drawings",
     "figures",
     "claims",
 )

@@ -1,13 +1,15 @@
 """The ledger: intervals and verdicts by hand, claims on fabricated results, and a README that says what it says."""
 
+import functools
 import itertools
+import json
 import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from sani import claims, study
+from sani import Blacklist, claims, load_corpus, study
 from sani.claims import CLAIMS, COLUMNS, Values, conditions, judge, ledger, readings
 from sani.erasure import TARGETS
 
@@ -206,3 +208,55 @@ def test_bad_arguments_end_before_any_work(capsys):
     assert "no file nowhere.jsonl" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         claims.main(["--seeds", "one"])
+
+
+def small_study(monkeypatch, home, **changes):
+    """A home with a README to write to, and a tiny setting that takes seconds."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "README.md").write_text("\n".join(claims.MARKERS), encoding="utf-8")
+    (home / "figures").mkdir()
+    small = functools.partial(study.Setting, records=6, epochs=2, repair_epochs=1, **changes)
+    monkeypatch.setattr(claims.study, "Setting", small)
+    study.prepare.cache_clear()
+
+
+def test_the_command_makes_runs_ledger_figures_and_readme(home, monkeypatch, capsys):
+    small_study(monkeypatch, home, heldout_records=3)
+    claims.main(["--seeds", "3", "--jobs", "1"])
+    told = capsys.readouterr().out
+    assert f"{len(study.ALL)} runs made" in told and "undecided" in told
+    table = pd.read_csv(home / "figures" / "claims.csv")
+    assert set(table["verdict"]) == {"undecided"} and set(table["seeds"]) == {1}
+    assert "| C1 |" in (home / "README.md").read_text(encoding="utf-8")
+    names = {f"use_case_a_{kind}.{end}" for kind in ("frame", "tradeoff", "memory", "recall", "contexts")
+             for end in ("csv", "svg", "png")}  # fmt: skip
+    assert {path.name for path in (home / "figures").iterdir()} == names | {"claims.csv"}
+    claims.main(["--seeds", "3"])
+    assert "0 runs made" in capsys.readouterr().out
+
+
+def test_the_command_on_a_corpus_of_ones_own(home, monkeypatch, capsys, tmp_path):
+    small_study(monkeypatch, home)
+    monkeypatch.setattr(claims, "VOCABULARY", 300)
+    monkeypatch.setattr(claims, "PHASES", ({"block_size": 32, "epochs": 1, "learning_rate": 1e-3, "batch_size": 8},))
+    path = tmp_path / "my records.jsonl"
+    with open(path, "w", encoding="utf-8") as file:
+        for row in load_corpus("synthetic-clinical", records=12, seed=1):
+            file.write(json.dumps({"text": row["text"], "record_id": row["record_id"],
+                                   "identifiers": row["identifiers"]}) + "\n")  # fmt: skip
+    claims.main(["--seeds", "0", "--jobs", "1", "--corpus", str(path), "--name", "my records"])
+    table = pd.read_csv(home / "figures" / "claims.csv")
+    assert set(table["setting"]) == {"my records"}
+    assert (home / "figures" / "use_case_a_my_records_frame.png").exists()
+    terms = set(Blacklist.from_annotations(load_corpus(path)).terms(reveal=True)["term"])
+    written = "".join(p.read_text(encoding="utf-8") for p in (home / "figures").glob("*.csv"))
+    assert not [term for term in terms if len(term) > 4 and term in written]
+
+
+def test_an_interrupted_command_says_how_to_go_on(monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(claims.study, "complete", interrupted)
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        claims.main([])
