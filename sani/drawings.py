@@ -276,7 +276,7 @@ def contexts(table: pd.DataFrame) -> Figure:
 
 
 def memory(table: pd.DataFrame) -> Figure:
-    """Memory apart from context and from guessing: each method's regurgitation visible, isolated and beyond the base."""
+    """Memory apart from context and guessing: regurgitation visible, isolated, and beyond the base model."""
     ends = endpoints(table)
     ends = ends[(ends["start"] != "mlma") & ends["target"].isin(["", "lm-head"])]
     methods = [m for m in STYLE if m in set(ends["method"])][::-1]
@@ -286,7 +286,7 @@ def memory(table: pd.DataFrame) -> Figure:
         for number, method in enumerate(methods):
             for metric, context, face, shift in (
                 ("in_place", "visible", {}, 0.2), ("in_place", "isolated", {"markerfacecolor": "none"}, 0.0),
-                ("excess", "visible", {"marker": "|"}, -0.2),
+                ("excess", "visible", {"marker": "|", "markersize": 11, "markeredgewidth": 2}, -0.2),
             ):  # fmt: skip
                 (row,) = pick(ends, metric, kind, context, method=method).itertuples()
                 errors = [[np.nan_to_num(row.value - row.low)], [np.nan_to_num(row.high - row.value)]]

@@ -34,7 +34,7 @@ from .surrogates import counterfactual, pseudonymize
 from .training import fine_tune
 
 TRAINED_AT = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of the epochs of fine-tuning: 0, 4, 8, 16, 32, 64
-REPAIRED_AT = (0, 1, 2, 4, 8, 13)
+REPAIRED_AT = (0, 1, 2, 5, 13)
 MISSED = (0.05, 0.1, 0.2, 0.5)
 KEPT_OUT = 0.5
 
@@ -204,7 +204,7 @@ def model_of(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
         return model
     last = setting.repair_epochs
     at = [epoch for epoch in REPAIRED_AT if epoch < last and not (run.missed or run.kept_out)]
-    options |= {"measure_at": [*at, last], "measure": measure(data, (0, last))}
+    options |= {"measure_at": [*at, last], "measure": measure(data, (last,))}
     if run.method == "sani":
         options["target"] = run.target
     return sanitize(start, _repair_blocks(setting, data, run, seed), run.method, last, base=data.base, **options)
