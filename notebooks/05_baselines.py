@@ -91,7 +91,7 @@ table = table[table["subset"] == ""]
 # ## Figure 2, for one seed
 
 # %%
-figures.save("05_frame", table)
+figures.save("05_frame", table[table["metric"].isin(["in_place", "utility"])])
 figures.show(
     "05_frame", "Four panels: privacy and utility over epochs, from MLM above and from MLMA below; ends in the table."
 )
@@ -103,7 +103,7 @@ figures.show(
 # ## Where does each end?
 
 # %%
-figures.save("05_tradeoff", table)
+figures.save("05_tradeoff", tables.endpoints(table))
 figures.show(
     "05_tradeoff", "Two scatter plots of utility against privacy, a marker per method; values in the table below."
 )
@@ -121,7 +121,7 @@ tables.endpoint_table(table).round(4)
 # *excess* takes off what the base model says of the same units; the dotted line is the counterfactual's chance level.
 
 # %%
-figures.save("05_memory", table)
+figures.save("05_memory", tables.endpoints(table))
 figures.show("05_memory", "Dot plot by method: regurgitation visible, isolated, and beyond the base; values above.")
 
 # %% [markdown]

@@ -24,7 +24,7 @@ from .figures import save
 from .paths import figures, home, runs
 from .pretraining import pretrain
 from .runs import fingerprint, private_folder, publish, replacing, source_fingerprint
-from .tables import add_excess, contexts_table, recall_table, summary
+from .tables import add_excess, contexts_table, endpoints, recall_table, summary
 
 SEEDS = (0, 1, 2, 3, 4)  # the default; fewer than 5 decide nothing
 FEWEST = 5
@@ -309,9 +309,9 @@ def save_figures(setting: study.Setting, results: pd.DataFrame) -> None:
     """Write the figures of a setting, each with its table: frame, trade-off, memory, recall, contexts."""
     table = summary(add_excess(results))
     plain = table[(table["missed"] == 0) & (table["kept_out"] == 0) & (table["subset"] == "")]
-    save(f"{prefix(setting)}_frame", plain)
-    save(f"{prefix(setting)}_tradeoff", plain)
-    save(f"{prefix(setting)}_memory", plain)
+    save(f"{prefix(setting)}_frame", plain[plain["metric"].isin(["in_place", "utility"])])
+    save(f"{prefix(setting)}_tradeoff", endpoints(plain))
+    save(f"{prefix(setting)}_memory", endpoints(plain))
     save(f"{prefix(setting)}_recall", recall_table(table))
     save(f"{prefix(setting)}_contexts", contexts_table(table))
 

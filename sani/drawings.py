@@ -128,7 +128,7 @@ def frame(table: pd.DataFrame) -> Figure:
             _grid(axes)
     ticks = [0, end // 4, end // 2, end, last]
     for axes in grid[1]:
-        axes.set_xticks([*ticks, last + 2.5 * step], [*(f"{tick:g}" for tick in ticks), "controls"])
+        axes.set_xticks([*ticks, last + 2.5 * step], [*(f"{tick:g}" for tick in ticks), "\ncontrols"])
         axes.set_xlabel("epochs: fine-tuning, then unlearning (grey)")
     values = [1 - _last(table, "in_place", *run) for run in (
         ("mlm", "all"), ("repair-only", "all", "visible", "mlm"), ("sani", "all", "visible", "mlm", target),

@@ -103,7 +103,7 @@ def bars(table: pd.DataFrame) -> Figure:
         axes.bar_label(drawn, fmt="{:,.4g}", padding=2, fontsize=8)
         axes.set_xlabel(column)
         axes.margins(x=0.2)
-        axes.invert_yaxis()
+    axes.invert_yaxis()
     figure.suptitle(table["title"].iloc[0], fontsize=11)
     return figure
 

@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -174,6 +175,14 @@ def test_readme_says_what_the_ledger_says():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     between = text.split(claims.MARKERS[0])[1].split(claims.MARKERS[1])[0]
     assert between.strip() == claims.readme_table(table)
+
+
+def test_readme_names_what_is_contradicted_and_nothing_else():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("**What is contradicted in the tiny setting")[1].split("**What the controls add")[0]
+    named = re.findall(r"^- \*\*(\w+)\*\*:", section, re.M)
+    table = pd.read_csv(ROOT / "figures" / "claims.csv").query("setting == 'tiny' and verdict == 'contradicted'")
+    assert named == sorted(set(table["id"]) & set(CLAIMS))
 
 
 def test_table_is_put_between_the_markers(tmp_path):
