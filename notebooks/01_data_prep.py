@@ -35,6 +35,7 @@ records: int = 200  # of the private corpus, at most
 heldout_records: int = 60  # records of persons never trained on
 block_size: int = 128  # tokens per row
 seed: int = 0  # draws the corpus
+reveal: bool = False  # show records even of a corpus that is not synthetic
 
 # %%
 import pandas as pd
@@ -61,9 +62,10 @@ setting = study.Setting(
 
 # %%
 private, others, again = study.split(setting, seed)
+reveal = reveal or setting.corpus.startswith("synthetic-")
 blacklist = sani.Blacklist.from_annotations(private)
 record = private[0]
-figures.highlight(record["text"], blacklist.find(record["text"], record["identifiers"]))
+figures.highlight(record["text"], blacklist.find(record["text"], record["identifiers"])) if reveal else "not shown"
 
 # %% [markdown]
 # ## Who is in it?
@@ -103,18 +105,18 @@ figures.show("01_data_prep", "Bars by type of identifier: annotated spans and di
 #
 # ## Which other texts does the study need?
 # Two variants of the same records: *pseudonymised* (every direct identifier becomes `X`: what MLMA is trained on) and
-# *counterfactual* (every identifier replaced by another of its type: a model trained on it never saw the real ones).
+# *counterfactual* (every annotated identifier replaced by another of its type: a model trained on it never saw the
+# real ones; rare words stay).
 
 # %%
 pseudonymized = sani.pseudonymize(private, blacklist)
 resampled = sani.counterfactual(private, seed)
-pd.DataFrame(
-    {
-        "as it is": record["text"].splitlines()[:6],
-        "pseudonymised": pseudonymized[0]["text"].splitlines()[:6],
-        "counterfactual": resampled[0]["text"].splitlines()[:6],
-    }
-)
+lines = {
+    "as it is": record["text"].splitlines()[:6],
+    "pseudonymised": pseudonymized[0]["text"].splitlines()[:6],
+    "counterfactual": resampled[0]["text"].splitlines()[:6],
+}
+pd.DataFrame(lines) if reveal else "not shown"
 
 # %% [markdown]
 # ## What does the model see?
@@ -126,9 +128,10 @@ _, tokenizer = sani.load_model(setting.model)
 blocks = sani.encode(private, tokenizer, blacklist, block_size=setting.block_size)
 columns = tensors(blocks)
 rows = slice(0, 24)
+tokens = tokenizer.convert_ids_to_tokens(columns["input_ids"][0, rows].tolist())
 pd.DataFrame(
     {
-        "token": tokenizer.convert_ids_to_tokens(columns["input_ids"][0, rows].tolist()),
+        "token": tokens if reveal else "not shown",
         "word": columns["word_ids"][0, rows],
         "unit": columns["unit_ids"][0, rows],
         "sensitive": columns["sensitive"][0, rows],

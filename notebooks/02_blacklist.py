@@ -35,6 +35,7 @@ records: int = 200  # of the private corpus, at most
 heldout_records: int = 60  # records of persons never trained on
 block_size: int = 128  # tokens per row
 seed: int = 0  # draws the corpus
+reveal: bool = False  # show records even of a corpus that is not synthetic
 k: int = 2  # a word in the records of fewer than k persons is an indirect identifier
 blacklist_file: str = ""  # a list of your own: a term per line, or CSV with header term,kind
 
@@ -58,6 +59,7 @@ setting = study.Setting(
     block_size=block_size,
 )
 private, others, _ = study.split(setting, seed)
+reveal = reveal or setting.corpus.startswith("synthetic-")
 
 # %% [markdown]
 # ## From annotations: the direct identifiers
@@ -96,7 +98,7 @@ blacklist
 
 # %%
 record = private[1]
-figures.highlight(record["text"], blacklist.find(record["text"], record["identifiers"]))
+figures.highlight(record["text"], blacklist.find(record["text"], record["identifiers"])) if reveal else "not shown"
 
 # %% [markdown]
 # ## How much of the text becomes untrainable?

@@ -161,7 +161,7 @@ def conditions(claim: str, target: str = "") -> list[Condition]:
             Condition("privacy: base − MLM at the end", lambda v: _fall(v, "mlm"), ">", 0.02),
             Condition(
                 "privacy: MLM at a quarter of the epochs − MLM at the end",
-                lambda v: v.privacy("mlm", epoch=v.end // 4) - v.privacy("mlm"), ">", 0.0,
+                lambda v: v.privacy("mlm", epoch=round(v.end / 4)) - v.privacy("mlm"), ">", 0.0,
             ),
         ]  # fmt: skip
     if claim == "A2":
@@ -325,7 +325,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     told = parser.parse_args(arguments)
     if told.corpus is not None and not told.corpus.exists():
         parser.error(f"no file {told.corpus}")
+    if told.corpus is not None and told.name == "tiny":
+        parser.error("--name tiny is the name of the synthetic setting; choose another")
     name = told.name or (told.corpus.stem if told.corpus else "tiny")
+    ledger_file = figures() / "claims.csv"
+    known = pd.read_csv(ledger_file).query("setting == @name")["seeds"].max() if ledger_file.exists() else 0
+    if len(set(told.seeds)) < min(FEWEST, known):
+        parser.error(
+            f"{ledger_file.name} holds {name!r} over {known:.0f} seeds; fewer than {FEWEST} would replace them"
+        )
     setting = own_setting(told.corpus, name) if told.corpus else study.Setting()
     try:
         made = study.complete(setting, told.seeds, study.ALL, told.jobs)

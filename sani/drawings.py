@@ -118,8 +118,8 @@ def frame(table: pd.DataFrame) -> Figure:
                 rows = pick(ends, metric, kind if sign < 0 else "none", method=method)
                 _line(axes, rows.assign(epoch=last + number * step), method, sign, linestyle="none",
                       label=LABELS.get(method, method))  # fmt: skip
-        chance = pick(ends, "in_place", kind, method="counterfactual")["value"].iloc[0]
-        privacy.axhline(1 - chance, color=STYLE["counterfactual"][0], linewidth=1, linestyle=":", zorder=-1)
+        guessed = pick(ends, "in_place", kind, method="base")["value"].iloc[0]
+        privacy.axhline(1 - guessed, color=STYLE["base"][0], linewidth=1, linestyle=":", zorder=-1)
         words = "all identifiers" if kind == "all" else "indirect identifiers"
         privacy.set_ylabel(f"from {LABELS[start]}\n(a) privacy: {words}")
         utility.set_ylabel("(b) utility: accuracy on other words")
@@ -187,7 +187,8 @@ def sani(table: pd.DataFrame) -> Figure:
     for column, (start, kind) in zip(axes, (("mlm", "direct"), ("mlma", "indirect"))):
         before = pick(table, "in_place", kind, method=start, start="", epoch=end)["value"].iloc[0]
         column.axhline(before, color=STYLE[start][0], linewidth=1.2, label=f"{LABELS[start]}, before", linestyle="-.")
-        for method, style in (("base", "-"), ("counterfactual", ":")):
+        # The counterfactual replaces annotated identifiers only, so it is no chance level for rare words.
+        for method, style in (("base", "-"), ("counterfactual", ":"))[: 2 if kind == "direct" else 1]:
             guessed = pick(endpoints(table), "in_place", kind, method=method)["value"].iloc[0]
             column.axhline(guessed, color=STYLE[method][0], linewidth=1, linestyle=style, label=f"{method}, visible")
         for target in targets:
@@ -262,13 +263,15 @@ def contexts(table: pd.DataFrame) -> Figure:
             **_style(method), **face,
         )  # fmt: skip
     axes.set_yticks(range(len(names)), names)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel("direct identifiers regurgitated (visible)")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("share said (identifiers: visible)")
     _grid(axes)
     at = table[table["reading"] == "visible"].set_index(["context", "model"])["value"]
-    where = CONTEXTS["again"] if CONTEXTS["again"] in names else CONTEXTS["kept out"]
+    where, clean = CONTEXTS["again"], "SANI"
+    if where not in names:
+        where, clean = CONTEXTS["kept out"], "SANI, half repaired on"
     figure.suptitle(
-        f"In {where}: {at[where, 'unprotected']:.1%} unprotected, {at[where, 'SANI']:.1%} SANI, "
+        f"In {where}: {at[where, 'unprotected']:.1%} unprotected, {at[where, clean]:.1%} {clean}, "
         f"{at[where, 'base']:.1%} base\n({_seeds(table)})", fontsize=11,
     )  # fmt: skip
     _legend(figure, [axes])
@@ -292,16 +295,18 @@ def memory(table: pd.DataFrame) -> Figure:
                 errors = [[np.nan_to_num(row.value - row.low)], [np.nan_to_num(row.high - row.value)]]
                 style = _style(method) | {"markersize": 7, "capsize": 2, "elinewidth": 0.8} | face
                 axes.errorbar(row.value, number + shift, xerr=np.clip(errors, 0, None), linestyle="none", **style)
-        chance = pick(ends, "in_place", kind, method="counterfactual")["value"].iloc[0]
-        axes.axvline(chance, color=STYLE["counterfactual"][0], linestyle=":", linewidth=1)
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        # The counterfactual replaces annotated identifiers only, so for rare words the base model is the chance level.
+        by = "counterfactual" if kind == "direct" else "base"
+        chance = pick(ends, "in_place", kind, method=by)["value"].iloc[0]
+        axes.axvline(chance, color=STYLE[by][0], linestyle=":", linewidth=1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel(f"{kind} identifiers")
         _grid(axes)
     both[0].set_yticks(range(len(methods)), [LABELS.get(m, m) for m in methods])
     names = (("filled: visible", {"color": "0.3", "marker": "o"}),
              ("hollow: isolated", {"color": "0.3", "marker": "o", "markerfacecolor": "none"}),
              ("bar: visible, beyond the base model (excess)", {"color": "0.3", "marker": "|"}),
-             ("chance level (counterfactual)", {"color": STYLE["counterfactual"][0], "linestyle": ":"}))  # fmt: skip
+             ("chance level (left: counterfactual, right: base)", {"color": "0.3", "linestyle": ":"}))  # fmt: skip
     handles = [Line2D([], [], **({"linestyle": "none"} | style), label=name) for name, style in names]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     excess = [

@@ -89,8 +89,11 @@ def made_up(**changes) -> pd.DataFrame:
             noise = 0.0005 * (seed - 2)
             lower = 0.002 if run.start == "mlma" else 0.0
             for kind in ("all", "indirect"):
+                # From MLM all identifiers count, from MLMA the indirect ones: the other kind must not be looked at.
+                asked = not run.start or (run.start == "mlma") == (kind == "indirect")
                 rows.append({**run._asdict(), "seed": seed, "epoch": epoch, "metric": "in_place", "kind": kind,
-                             "context": "visible", "subset": "", "value": 1 - privacy - noise})  # fmt: skip
+                             "context": "visible", "subset": "",
+                             "value": 1 - privacy - noise if asked else 0.3 * seed})  # fmt: skip
             for metric in ("utility", "utility_all"):
                 rows.append({**run._asdict(), "seed": seed, "epoch": epoch, "metric": metric, "kind": "none",
                              "context": "visible", "subset": "", "value": utility - lower + noise})  # fmt: skip
@@ -138,6 +141,21 @@ def test_ledger_of_made_up_results():
 def test_each_claim_can_be_contradicted(claim, change):
     found = verdicts(ledger(made_up(**change), study.Setting()))
     assert {v for (c, _), v in found.items() if c == claim} == {"contradicted"}
+
+
+def test_readings_and_starts_are_judged_apart():
+    results = made_up()
+    spoilt = (results["method"] == "sani") & (results["metric"] == "in_place")
+    one = results.copy()
+    one.loc[spoilt & (one["target"] == "last-block") & (one["start"] == "mlm"), "value"] += 0.2
+    found = verdicts(ledger(one, study.Setting()))
+    assert [r for (c, r), v in found.items() if c in ("A5", "A6") and v == "contradicted"] == ["last-block"] * 2
+    assert {v for (c, _), v in found.items() if c == "A8"} == {"holds"}
+    one = results.copy()
+    one.loc[spoilt & (one["target"] == "last-block") & (one["start"] == "mlma"), "value"] += 0.2
+    found = verdicts(ledger(one, study.Setting()))
+    assert [r for (c, r), v in found.items() if c == "A8" and v == "contradicted"] == ["last-block"]
+    assert {v for (c, _), v in found.items() if c in ("A5", "A6")} == {"holds"}
 
 
 def test_c1_holds_when_nothing_dominates():
@@ -217,6 +235,18 @@ def test_bad_arguments_end_before_any_work(capsys):
     assert "no file nowhere.jsonl" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         claims.main(["--seeds", "one"])
+    with pytest.raises(SystemExit):
+        claims.main(["--corpus", __file__, "--name", "tiny"])
+    assert "choose another" in capsys.readouterr().err
+
+
+def test_a_ledger_is_not_replaced_by_one_of_fewer_seeds(home, monkeypatch, capsys):
+    (home / "figures").mkdir(parents=True)
+    claims.write(ledger(made_up(), study.Setting()))
+    monkeypatch.setattr(claims.study, "complete", None)
+    with pytest.raises(SystemExit):
+        claims.main(["--seeds", "7"])
+    assert "fewer than 5 would replace them" in capsys.readouterr().err
 
 
 def small_study(monkeypatch, home, **changes):
