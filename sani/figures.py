@@ -143,9 +143,9 @@ def redraw(name: str, folder: Path | None = None) -> Figure:
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         figure.savefig(picture := io.BytesIO(), format="png", dpi=120, metadata={"Software": None})
     # A palette makes the picture, and the notebook that shows it, a quarter of the size.
-    PIL.Image.open(picture).convert("RGB").quantize(96, dither=PIL.Image.Dither.NONE).save(
-        folder / f"{name}.png", optimize=True
-    )
+    PIL.Image.open(picture).convert("RGB").quantize(
+        96, PIL.Image.Quantize.FASTOCTREE, dither=PIL.Image.Dither.NONE
+    ).save(folder / f"{name}.png", optimize=True)
     return figure
 
 
