@@ -69,9 +69,14 @@ def pretrain(
     """A small BERT trained on a corpus from scratch, and its tokenizer, which is saved in `folder`.
 
     `also` are strings that the vocabulary is learned on besides the texts. Each phase is a set of `fine_tune` options
-    with a block_size; each is kept in a run folder, so that a rerun goes on where it stopped.
+    with a block_size; each is kept in a run folder, so that a rerun with the same folder goes on where it stopped. The
+    vocabulary is learned anew only if the folder holds none: the learner breaks ties differently in each process, so
+    that another start from nothing may end with a slightly different one.
     """
-    tokenizer = wordpiece(chain(corpus["text"], also), folder, vocabulary, ARCHITECTURE["max_position_embeddings"])
+    if (folder / "tokenizer_config.json").exists():
+        tokenizer = BertTokenizerFast.from_pretrained(folder)
+    else:
+        tokenizer = wordpiece(chain(corpus["text"], also), folder, vocabulary, ARCHITECTURE["max_position_embeddings"])
     model = new_bert(tokenizer, seed)
     known = fingerprint(tokenizer.backend_tokenizer.to_str())
     for phase in phases:

@@ -1,6 +1,7 @@
 """Small tokenizers of three kinds and small models, made on the spot; every test has a home folder of its own."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -10,7 +11,7 @@ import hypothesis
 import pytest
 import torch
 from datasets import Dataset, Features, Value
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
 torch.set_num_threads(1)
@@ -18,6 +19,7 @@ hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
+DATA = Path(__file__).parent / "data"
 TEXTS = [
     "The patient John Smith was seen by Dr. Jane O'Neil at Saint-Luke Hospital on 03/14/2011 for chest pain.",
     "Mr. Smith works as a falconer; SMITH, JOHN returned in May with a cough and may need oxygen at 71 %.",
@@ -46,11 +48,9 @@ def make_corpus(texts, identifiers=None, persons=None) -> Dataset:
 
 
 def _wordpiece() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    # A file, for the learners of WordPiece and Unigram break ties differently in each process.
+    tokenizer = Tokenizer.from_file(str(DATA / "wordpiece.json"))
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(TEXTS * 3, trainers.WordPieceTrainer(vocab_size=160, special_tokens=special))
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
 
@@ -71,14 +71,8 @@ def _byte_level_bpe() -> PreTrainedTokenizerFast:
 
 
 def _sentencepiece_like() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
+    tokenizer = Tokenizer.from_file(str(DATA / "sentencepiece.json"))
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer.train_from_iterator(
-        TEXTS * 3, trainers.UnigramTrainer(vocab_size=140, special_tokens=special, unk_token="<unk>")
-    )
     names = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), special))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
 
