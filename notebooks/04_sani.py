@@ -42,7 +42,6 @@ jobs: int = 0  # processes side by side; 0: one per core
 target: str = "lm-head"  # what to erase: lm-head, head-transform, last-block-output or last-block
 
 # %%
-
 from sani import figures, study, tables
 
 setting = study.Setting(
