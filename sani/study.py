@@ -288,8 +288,8 @@ def _work(setting: Setting, seed: int, run: Run | None, threads: int) -> None:
 def complete(setting: Setting, seeds: Sequence[int], runs: Sequence[Run], jobs: int = 0, progress: bool = True) -> int:
     """Make the runs that are missing, those they start from first; returns how many were made.
 
-    `jobs` processes side by side (0: one for each two threads that PyTorch would use, or one where there is a GPU):
-    models this small gain more from a second process than from a second thread. An interrupted call goes on where it
+    `jobs` processes side by side (0: one per core, or one where there is a GPU): models this small gain more from a
+    second process than from a second thread. An interrupted call goes on where it
     stopped.
     """
     runs = list(dict.fromkeys([*(Run(run.start) for run in runs if run.start), *runs]))
