@@ -113,7 +113,8 @@ def _without_separators(stream: np.ndarray, start: int, end: int) -> tuple[int, 
 
 def _rows(stream, bounds, block_size, special, next_ids) -> dict[str, np.ndarray]:
     """Rows (rows, block_size) of each column, from the token stream and the bounds of its rows."""
-    begin, finish, pad = special
+    begin, end, pad = special
+    finish = [] if end is None else [end]
     rows = {name: np.full((len(bounds), block_size), -1, dtype=dtype) for name, dtype in COLUMNS.items()}
     rows["input_ids"][:] = pad
     rows["attention_mask"][:] = 0
@@ -122,8 +123,8 @@ def _rows(stream, bounds, block_size, special, next_ids) -> dict[str, np.ndarray
         n = end - start
         body = slice(1, n + 1)
         text = piece[6] >= 0
-        rows["input_ids"][r, 0], rows["input_ids"][r, n + 1] = begin, finish
-        rows["attention_mask"][r, : n + 2] = 1
+        rows["input_ids"][r, 0], rows["input_ids"][r, n + 1 : n + 1 + len(finish)] = begin, finish
+        rows["attention_mask"][r, : n + 1 + len(finish)] = 1
         rows["input_ids"][r, body] = piece[0]
         for name, changes in (("word_ids", piece[1]), ("unit_ids", piece[2])):
             new = changes.astype(bool) & text
@@ -157,10 +158,11 @@ def encode(
     Columns, each (block_size,): input_ids, attention_mask, word_ids, unit_ids (words or blacklisted n-grams),
     sensitive (0 none, 1 direct, 2 indirect, 3 confidential), term_ids (as in `blacklist.terms()`), record_ids
     (row of the corpus), gold (1 on annotated spans); −1 on special tokens and padding. Records follow each other in a
-    row, parted by the separator token. Blocks hold the text in clear: they lie in `run_dir`, by default
+    row, parted by the separator token; rows for causal models (tokenizers without mask token) begin with bos and so
+    does each record in them. Blocks hold the text in clear: they lie in `run_dir`, by default
     `runs/blocks-<hash>`, mode 0700.
-    Raises ValueError, before anything is written, for a slow tokenizer or one without mask token, a block size out of
-    range, a blacklist that matches nothing (unless `allow_no_match`) or everything, a term longer than a row.
+    Raises ValueError, before anything is written, for a slow tokenizer or one without padding token of its own, a block
+    size out of range, a blacklist that matches nothing (unless `allow_no_match`) or everything, a term longer than a row.
     """
     blacklist = Blacklist() if blacklist is None else blacklist
     _check(tokenizer, block_size)
@@ -193,18 +195,33 @@ def encode(
     return _open(folder)
 
 
-def _special_ids(tokenizer) -> tuple[int, int]:
-    """The ids that begin a row and that end it (and part records)."""
-    begin = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
-    end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-    return begin, end
+def is_causal(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer belongs to a causal model: one without a mask token."""
+    return tokenizer.mask_token_id is None
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int | None]:
+    """The ids that begin a row, that part two records in it, and that end it.
+
+    In causal rows each record begins with bos (GPT-2's end of text), and nothing ends a row.
+    """
+
+    def first(*ids):
+        return next((i for i in ids if i is not None), None)
+
+    if is_causal(tokenizer):
+        begin = first(tokenizer.bos_token_id, tokenizer.eos_token_id)
+        return begin, begin, None
+    end = first(tokenizer.sep_token_id, tokenizer.eos_token_id)
+    return first(tokenizer.cls_token_id, tokenizer.bos_token_id), end, end
 
 
 def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dict[str, int]:
     """Write blocks.arrow and return the totals."""
     texts, identifiers = corpus["text"], corpus["identifiers"]
-    begin, separator = _special_ids(tokenizer)
-    special = (begin, separator, tokenizer.pad_token_id)
+    begin, separator, end = special_ids(tokenizer)
+    special = (begin, end, tokenizer.pad_token_id)
+    capacity = block_size - (1 if end is None else 2)
     features = Features({name: Sequence(Value(dtype)) for name, dtype in COLUMNS.items()})
     next_ids = {"word_ids": 0, "unit_ids": 0}
     totals = {"tokens": 0, "matched": 0, "sensitive_tokens": 0, "trainable": False}
@@ -224,14 +241,14 @@ def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dic
                 ids = np.asarray(encoding["input_ids"][i], dtype=np.int64)
                 offsets = np.asarray(encoding["offset_mapping"][i], dtype=np.int64).reshape(-1, 2)
                 piece = _encode_record(text, ids, offsets, hits, record)
-                _check_terms(piece, block_size - 2, corpus["record_id"][record] if len(hits) else "")
+                _check_terms(piece, capacity, corpus["record_id"][record] if len(hits) else "")
                 totals["tokens"] += piece.shape[1]
                 totals["sensitive_tokens"] += int((piece[3] > 0).sum())
                 if record:
                     pieces.append(np.array([[separator], [1], [1], [-1], [-1], [-1], [-1]]))
                 pieces.append(piece)
             stream = np.concatenate(pieces, axis=1)
-            bounds = list(_pack(stream, block_size - 2, last=first + 512 >= len(texts)))
+            bounds = list(_pack(stream, capacity, last=first + 512 >= len(texts)))
             carry = stream[:, bounds[-1][1] :] if bounds else stream
             bounds = [b for b in (_without_separators(stream, *b) for b in bounds) if b[0] < b[1]]
             if bounds:
@@ -241,8 +258,9 @@ def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dic
 
 
 def _info(tokenizer, blacklist, block_size, totals) -> dict:
-    begin, _ = _special_ids(tokenizer)
+    begin, _, _ = special_ids(tokenizer)
     return {
+        "causal": is_causal(tokenizer),
         "mask_token_id": tokenizer.mask_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": begin,
@@ -297,10 +315,20 @@ def _check(tokenizer, block_size: int) -> None:
         raise ValueError(
             "the tokenizer is a slow one, without character offsets; load it with AutoTokenizer (use_fast)"
         )
-    if tokenizer.mask_token_id is None:
-        raise ValueError("the tokenizer has no mask token: masked language modelling needs one (BERT, RoBERTa, …)")
+    begin, separator, _ = special_ids(tokenizer)
+    if begin is None or separator is None:
+        raise ValueError(
+            "the tokenizer has no mask token, so it is taken for a causal model's, but neither has it a bos token"
+            if is_causal(tokenizer)
+            else "the tokenizer has no tokens to begin and end a row with: set its cls_token and sep_token"
+        )
     if tokenizer.pad_token_id is None:
-        raise ValueError("the tokenizer has no padding token; set tokenizer.pad_token")
+        raise ValueError("the tokenizer has no padding token; load it with sani.load_model, or set its pad_token")
+    if is_causal(tokenizer) and tokenizer.pad_token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        raise ValueError(
+            "the tokenizer pads with its begin or end token, but PPCLM needs a padding token of its own; load it with "
+            "sani.load_model, which adds one"
+        )
     limit = min(tokenizer.model_max_length, 1 << 20)
     if not 8 <= block_size <= limit:
         raise ValueError(f"block_size={block_size} is out of range: 8 to {limit} (the tokenizer's model_max_length)")

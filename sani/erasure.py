@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from .models import clone, family, untie
 
@@ -12,11 +13,20 @@ TARGETS = ("lm-head", "head-transform", "last-block-output", "last-block")
 FILLS = ("zero", "init", "pretrained")
 
 
-def layers(model: PreTrainedModel, target: str) -> dict[str, nn.Linear]:
-    """The linear layers that a target names, by dotted name. Raises ValueError for an unknown target."""
+Linear = nn.Linear | Conv1D  # GPT-2's Conv1D is a linear map whose weight lies transposed
+
+
+def targets(model: PreTrainedModel) -> tuple[str, ...]:
+    """The erasure targets that a model's family has."""
+    return tuple(t for t in TARGETS if t != "head-transform" or family(model).transform)
+
+
+def layers(model: PreTrainedModel, target: str) -> dict[str, Linear]:
+    """The linear layers that a target names, by dotted name. Raises ValueError for one that the family lacks."""
     where = family(model)
-    if target not in TARGETS:
-        raise ValueError(f"target {target!r} is unknown; {model.config.model_type} has {', '.join(TARGETS)}")
+    if target not in targets(model):
+        known = "unknown" if target not in TARGETS else f"not in a {model.config.model_type}"
+        raise ValueError(f"target {target!r} is {known}; {model.config.model_type} has {', '.join(targets(model))}")
     if target == "lm-head":
         output = model.get_output_embeddings()
         return {next(name for name, module in model.named_modules() if module is output): output}
@@ -39,7 +49,7 @@ def erase(
 ) -> PreTrainedModel:
     """Reset exactly round(fraction · n) random neurons of each target layer; the rest stays bit for bit.
 
-    A neuron is an output unit: a row of the weight matrix and its bias. `fill`: `zero` (the paper's), `init` (drawn
+    A neuron is an output unit: a row of the weight matrix (a column in GPT-2's Conv1D) and its bias. `fill`: `zero` (the paper's), `init` (drawn
     as the model family initialises its weights), `pretrained` (the same rows of `reference`). `lm-head` unties the
     output matrix from the input embeddings first.
     Raises ValueError for an unknown target or fill, a fraction outside [0, 1], a missing or unlike reference.
@@ -62,8 +72,10 @@ def erase(
     generator = torch.Generator().manual_seed(seed)
     for name in names:
         layer = model.get_submodule(name)
-        rows = torch.randperm(layer.out_features, generator=generator)[: round(fraction * layer.out_features)]
-        _reset(layer, rows.sort().values, fill, generator, model.config, reference and reference.get_submodule(name))
+        neurons = len(_matrix(layer))
+        rows = torch.randperm(neurons, generator=generator)[: round(fraction * neurons)]
+        like = reference.get_submodule(name) if fill == "pretrained" else None
+        _reset(layer, rows.sort().values, _spread(model, name, fill), generator, like)
     return model
 
 
@@ -84,28 +96,43 @@ def prune(
     for _, layer in _linear_layers(model):
         if layer is output:
             continue
-        by_norm = layer.weight.detach().norm(dim=1).argsort(descending=True, stable=True).cpu()
+        by_norm = _matrix(layer).detach().norm(dim=1).argsort(descending=True, stable=True).cpu()
         others = by_norm[max(1, round(keep * len(by_norm))) :]
         chosen = torch.randperm(len(others), generator=generator)[: round(fraction * len(others))]
-        _reset(layer, others[chosen].sort().values, "zero", generator, model.config, None)
+        _reset(layer, others[chosen].sort().values, 0.0, generator)
     return model
 
 
-def _linear_layers(model: nn.Module, under: str = "") -> Iterator[tuple[str, nn.Linear]]:
+def _linear_layers(model: nn.Module, under: str = "") -> Iterator[tuple[str, Linear]]:
     for name, module in model.get_submodule(under).named_modules(prefix=under):
-        if isinstance(module, nn.Linear):
+        if isinstance(module, Linear):
             yield name, module
 
 
+def _matrix(layer: Linear) -> torch.Tensor:
+    """The weight matrix (neurons, inputs) as a view: writing to it writes to the layer."""
+    return layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+
+
+def _spread(model: PreTrainedModel, name: str, fill: str) -> float:
+    """The standard deviation that a layer's weights are drawn with; 0 for fill="zero"."""
+    if fill != "init":
+        return 0.0
+    std = getattr(model.config, "initializer_range", 0.02)
+    # GPT-2 scales the maps that write to the residual stream by its depth.
+    gpt2_residual = model.config.model_type == "gpt2" and name.endswith("c_proj")
+    return std / (2 * model.config.num_hidden_layers) ** 0.5 if gpt2_residual else std
+
+
 @torch.no_grad()
-def _reset(layer: nn.Linear, rows, fill: str, generator, config, reference: nn.Linear | None) -> None:
-    rows = rows.to(layer.weight.device)
-    if fill == "pretrained":
-        values = reference.weight[rows], None if layer.bias is None else reference.bias[rows]
+def _reset(layer: Linear, rows, std: float, generator, reference: Linear | None = None) -> None:
+    matrix = _matrix(layer)
+    rows = rows.to(matrix.device)
+    if reference is not None:
+        values = _matrix(reference)[rows], None if layer.bias is None else reference.bias[rows]
     else:
-        std = getattr(config, "initializer_range", 0.02) if fill == "init" else 0.0
-        values = std * torch.randn(len(rows), layer.in_features, generator=generator), torch.zeros(len(rows))
-    layer.weight[rows] = values[0].to(layer.weight)
+        values = std * torch.randn(len(rows), matrix.shape[1], generator=generator), torch.zeros(len(rows))
+    matrix[rows] = values[0].to(matrix)
     if layer.bias is not None:
         layer.bias[rows] = values[1].to(layer.bias)
 

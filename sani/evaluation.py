@@ -1,4 +1,4 @@
-"""Measuring regurgitation, privacy and utility by exhaustive masking (PAPER §5)."""
+"""Measuring regurgitation, privacy and utility: exhaustive masking, or teacher forcing (PAPER §5)."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,10 +12,13 @@ from transformers import PreTrainedModel
 
 from . import blocks as blocks_
 from .blacklists import KINDS, Blacklist
-from .masking import uniform
+from .masking import attended, uniform
 from .models import family, logits_at
+from .training import check_tokenizer
 
 FOLDS = math.ceil(1 / 0.15)
+LOGITS = 1 << 27  # at once, for a causal model, which is asked for every token of a row: half a gigabyte
+CONTEXTS = {"visible": "in_place", "isolated": "in_place_isolated", "padded": "in_place_padded"}
 COUNTS = ["kind", "spans", "context", "metric", "count", "total", "value"]
 
 
@@ -25,8 +28,9 @@ class Report:
 
     `counts`: tidy table (kind, spans, context, metric, count, total, value). kind: direct, indirect, confidential or
     all; none for utility. spans: `scored` (annotated spans, for kinds that have some; else the matcher's hits) and
-    `matched` (all of the matcher's hits). context: `visible` (other mentions of the term in the row readable) or
-    `isolated` (masked too). `terms`: a row per term. `units`: a row per unit, whence `interval`.
+    `matched` (all of the matcher's hits). context: `visible` (other mentions of the term in the row readable),
+    `isolated` (hidden too) or, for causal models, `padded` (no listed term of the row readable, as in PPCLM).
+    `terms`: a row per term. `units`: a row per unit, whence `interval`.
     """
 
     counts: pd.DataFrame
@@ -36,9 +40,9 @@ class Report:
     def value(self, metric: str, kind: str = "all", spans: str = "scored", context: str = "visible") -> float:
         """One value of `counts`; NaN where nothing of that kind was there to measure."""
         table = self.counts
-        rows = table[(table["metric"] == metric) & (table["kind"] == kind)]
+        rows = table[(table["metric"] == metric) & (table["kind"] == kind) & (table["context"] == context)]
         if kind != "none":
-            rows = rows[(rows["spans"] == spans) & (rows["context"] == context)]
+            rows = rows[rows["spans"] == spans]
         if rows.empty:
             raise KeyError(f"no {metric!r} of kind {kind!r}, {spans}, {context}; see report.counts")
         return float(rows["value"].iloc[0])
@@ -93,7 +97,9 @@ def evaluate(
     reveal: bool = False,
     progress: bool = True,
 ) -> Report:
-    """Predict every unit of the blocks exactly once, masked in one of 7 folds, and count what comes back.
+    """Predict every unit of the blocks exactly once and count what comes back.
+
+    A masked model predicts each unit masked in one of 7 folds; a causal one each token after the true ones before it.
 
     `base` (a model, or its report on the same blocks) adds `excess`: in_place minus the base model's on the same
     units. `heldout` (blocks of persons never trained on) adds utility_heldout and utility_all_heldout. `reveal=True`
@@ -102,16 +108,17 @@ def evaluate(
     """
     _check(model, blocks, blacklist, reveal)
     columns, units, tokens, folds = _layout(blocks, seed)
-    predicted, isolated = _predict(model, columns, tokens, folds, blocks, batch_size, progress)
-    unknown = blocks_.info(blocks)["unk_token_id"]
-    units = _score_units(units, tokens, predicted, isolated, unknown)
+    predicted = _predict(model, columns, units, tokens, folds, blocks, batch_size, progress)
+    units = _score_units(units, tokens, predicted, blocks_.info(blocks)["unk_token_id"])
     rows = _count(units)
     if base is not None:
         if not isinstance(base, Report):
             base = evaluate(base, blocks, batch_size=batch_size, seed=seed, progress=progress)
         if not np.array_equal(base.units["unit_id"], units["unit_id"]):
             raise ValueError("the base report was measured on other blocks; evaluate the base model on these")
-        for context, column in (("visible", "in_place"), ("isolated", "in_place_isolated")):
+        for context, column in CONTEXTS.items():
+            if column not in units:
+                continue
             excess = units[column].astype(int) - base.units[column].astype(int)
             rows += _by_kind(units, excess, "excess", context)
     if heldout is not None:
@@ -124,12 +131,12 @@ def evaluate(
 
 
 def fill_in(model: PreTrainedModel, blocks: Dataset, tokenizer, unit_ids: list[int], around: int = 12) -> pd.DataFrame:
-    """What a model fills in for single units, each masked alone: context, truth, prediction (in clear).
+    """What a model fills in for single units, each masked alone (causal: after the text before it), in clear.
 
-    A row per unit id, with `around` tokens of context on each side. It shows terms: use it on what you may look at.
+    A row per unit id: context (`around` tokens on each side), truth, prediction. It shows terms: use it on what you may look at.
     """
     columns = blocks_.tensors(blocks, "input_ids", "attention_mask", "unit_ids")
-    mask_id = blocks_.info(blocks)["mask_token_id"]
+    mask_id, causal = blocks_.info(blocks)["mask_token_id"], family(model).causal
     banned = getattr(model, "logit_filter", None)
     rows = []
     for unit in unit_ids:
@@ -138,9 +145,15 @@ def fill_in(model: PreTrainedModel, blocks: Dataset, tokenizer, unit_ids: list[i
             raise ValueError(f"no unit {unit} in these blocks")
         row = chosen.any(dim=1).nonzero()[:1, 0]
         ids, here = columns["input_ids"][row], chosen[row]
+        inputs = ids if causal else ids.masked_fill(here, mask_id)
         with torch.inference_mode():
-            logits = logits_at(model, ids.masked_fill(here, mask_id), columns["attention_mask"][row], here)
-        best = logits.argmax(dim=-1) if banned is None else banned.argmax(logits, columns["unit_ids"][row][here])
+            logits = logits_at(model, inputs, columns["attention_mask"][row], here)
+        if banned is None:
+            best = logits.argmax(dim=-1)
+        elif causal:
+            best = banned.argmax_after(logits, inputs, here)
+        else:
+            best = banned.argmax(logits, columns["unit_ids"][row][here])
         first, last = here[0].nonzero()[[0, -1], 0].tolist()
         real = columns["unit_ids"][row[0]] >= 0
         before = ids[0, max(0, first - around) : first][real[max(0, first - around) : first]]
@@ -156,11 +169,11 @@ def fill_in(model: PreTrainedModel, blocks: Dataset, tokenizer, unit_ids: list[i
 
 
 def _heldout(model, blocks, batch_size, seed, progress) -> list[dict]:
-    """utility_heldout and utility_all_heldout: one pass, without the isolated context that they do not need."""
+    """utility_heldout and utility_all_heldout, in the visible context alone."""
     _check(model, blocks, None, False)
     columns, units, tokens, folds = _layout(blocks, seed)
-    predicted, _ = _predict(model, columns, tokens, folds, blocks, batch_size, progress, apart=False)
-    units = _score_units(units, tokens, predicted, predicted, blocks_.info(blocks)["unk_token_id"])
+    predicted = _predict(model, columns, units, tokens, folds, blocks, batch_size, progress, apart=False)
+    units = _score_units(units, tokens, predicted, blocks_.info(blocks)["unk_token_id"])
     rows = [row for row in _count(units) if row["metric"] in ("utility", "utility_all")]
     return [row | {"metric": row["metric"] + "_heldout"} for row in rows]
 
@@ -201,56 +214,93 @@ def _layout(blocks: Dataset, seed: int):
 
 
 @torch.inference_mode()
-def _predict(model, columns, tokens, folds, blocks, batch_size, progress, apart=True):
-    """Predicted token ids of every text token, with other mentions of its term readable, and with them masked."""
-    shape = columns["input_ids"].shape
-    fold_of = np.full(shape[0] * shape[1], -1)
-    fold_of[tokens["position"]] = folds[tokens["unit"]]
-    fold_of = torch.from_numpy(fold_of).reshape(shape)
-    term, sensitive = columns["term_ids"], columns["sensitive"] > 0
-    mask_id = blocks_.info(blocks)["mask_token_id"]
-    banned = getattr(model, "logit_filter", None)
-    unit_of = torch.full((shape[0] * shape[1],), -1)
-    unit_of[torch.from_numpy(tokens["position"])] = torch.from_numpy(tokens["unit"])
-    unit_of = unit_of.reshape(shape)
+def _predict(model, columns, units, tokens, folds, blocks, batch_size, progress, apart=True) -> dict[str, np.ndarray]:
+    """Predicted ids of every text token by context: `visible` and, if `apart`, those where other mentions are hidden.
 
-    was_training = model.training
-    model.eval()
-    visible = torch.full(shape, -1)
-    isolated = torch.full(shape, -1)
-    # A key per (row, term): a mention is masked too where its key is among those of the fold.
-    keys = torch.arange(shape[0])[:, None] * (int(term.max()) + 2) + term
-    passes = []
-    for fold in range(FOLDS):
-        chosen = fold_of == fold
-        passes.append((visible, chosen, chosen))
-        if not apart:
-            continue
-        sought = chosen & sensitive
-        extra = sensitive & ~chosen & torch.isin(keys, keys[sought])
-        scored = sought & extra.any(dim=1, keepdim=True)
-        passes.append((isolated, chosen | extra, scored))
+    An isolated prediction is made only where a mention is there to hide; elsewhere it is the visible one.
+    """
+    told, causal = blocks_.info(blocks), family(model).causal
+    shape = columns["input_ids"].shape
+    position = torch.from_numpy(tokens["position"])
+
+    def spread(values) -> torch.Tensor:  # of the text tokens over the rows, −1 elsewhere
+        flat = torch.full((shape[0] * shape[1],), -1)
+        flat[position] = torch.from_numpy(np.asarray(values, dtype=np.int64))
+        return flat.reshape(shape)
+
+    unit_of = spread(tokens["unit"])
+    if causal:
+        rank = units[units["term_id"] >= 0].groupby(["row", "term_id"]).cumcount()
+        rank = rank.reindex(units.index, fill_value=-1).to_numpy()
+        passes = _causal_passes(columns, spread(rank[tokens["unit"]]), apart)
+        batch_size = max(1, min(batch_size, LOGITS // (shape[1] * model.config.vocab_size)))
+    else:
+        passes = _masked_passes(columns, spread(folds[tokens["unit"]]), apart)
+    contexts = [*CONTEXTS][: 3 if causal else 2] if apart else ["visible"]
+    predicted = {context: torch.full(shape, -1) for context in contexts}
     work = [
-        (target, hide, score, rows)
-        for target, hide, score in passes
+        (predicted[context], hide, score, rows)
+        for context, hide, score in passes
         for rows in score.any(dim=1).nonzero().squeeze(1).split(batch_size)
         if len(rows)
     ]
+    banned = getattr(model, "logit_filter", None)
+    was_training = model.training
+    model.eval()
     for target, hide, score, rows in tqdm(
         work, desc="evaluate", unit="batch", delay=2, mininterval=1, disable=not progress, leave=False
     ):
-        inputs = columns["input_ids"][rows].masked_fill(hide[rows], mask_id).to(model.device)
-        attention = columns["attention_mask"][rows].to(model.device)
-        logits = logits_at(model, inputs, attention, score[rows].to(model.device))
+        chosen = score[rows]
+        inputs = columns["input_ids"][rows]
+        inputs = inputs.masked_fill(hide[rows], told["pad_token_id"] if causal else told["mask_token_id"])
+        attention = attended(columns["attention_mask"][rows], inputs, told["pad_token_id"])
+        logits = logits_at(model, inputs.to(model.device), attention.to(model.device), chosen.to(model.device))
         if banned is None:
             best = _argmax(logits)
+        elif causal:
+            best = banned.argmax_after(logits, inputs, chosen)
         else:
-            best = banned.argmax(logits, unit_of[rows][score[rows]])
-        target[rows] = target[rows].masked_scatter(score[rows], best)
+            best = banned.argmax(logits, unit_of[rows][chosen])
+        target[rows] = target[rows].masked_scatter(chosen, best)
     model.train(was_training)
-    position = torch.from_numpy(tokens["position"])
-    visible, isolated = visible.reshape(-1)[position], isolated.reshape(-1)[position]
-    return visible.numpy(), torch.where(isolated >= 0, isolated, visible).numpy()
+    predicted = {context: ids.reshape(-1)[position].numpy() for context, ids in predicted.items()}
+    if apart:
+        isolated = predicted["isolated"]
+        predicted["isolated"] = np.where(isolated >= 0, isolated, predicted["visible"])
+    return predicted
+
+
+def _masked_passes(columns, fold_of, apart):
+    """(context, what is masked, what is predicted), boolean (rows, block_size): two for each fold."""
+    term, sensitive = columns["term_ids"], columns["sensitive"] > 0
+    # A key per (row, term): a mention is masked too where its key is among those of the fold.
+    keys = torch.arange(len(term))[:, None] * (int(term.max()) + 2) + term
+    passes = []
+    for fold in range(FOLDS):
+        chosen = fold_of == fold
+        passes.append(("visible", chosen, chosen))
+        if apart:
+            sought = chosen & sensitive
+            extra = sensitive & ~chosen & torch.isin(keys, keys[sought])
+            passes.append(("isolated", chosen | extra, sought & extra.any(dim=1, keepdim=True)))
+    return passes
+
+
+def _causal_passes(columns, rank, apart):
+    """As `_masked_passes`: the raw row; the row without listed terms; and for the n-th mention of a term in its row
+    (`rank`, 0 for the first), the row without the mentions before it.
+    """
+    text, sensitive = columns["unit_ids"] >= 0, columns["sensitive"] > 0
+    passes = [("visible", torch.zeros_like(text), text)]
+    if apart:
+        passes.append(("padded", sensitive, text))
+        term = columns["term_ids"]
+        keys = torch.arange(len(term))[:, None] * (int(term.max()) + 2) + term
+        for n in range(1, int(rank.max()) + 1):
+            sought = rank == n
+            earlier = (rank >= 0) & (rank < n) & torch.isin(keys, keys[sought])
+            passes.append(("isolated", earlier, sought))
+    return passes
 
 
 def _argmax(logits: torch.Tensor) -> torch.Tensor:
@@ -260,9 +310,9 @@ def _argmax(logits: torch.Tensor) -> torch.Tensor:
     return logits.argmax(dim=-1).cpu()
 
 
-def _score_units(units, tokens, predicted, isolated, unknown):
+def _score_units(units, tokens, predictions, unknown):
     """Add to the table of units what each prediction amounts to."""
-    index, truth = tokens["unit"], tokens["id"]
+    index, truth, predicted = tokens["unit"], tokens["id"], predictions["visible"]
     count = len(units)
     known = np.bincount(index, truth == unknown, count) == 0 if unknown is not None else np.ones(count, dtype=bool)
     units["correct"] = np.bincount(index, predicted == truth, count).astype(np.int64)
@@ -270,8 +320,11 @@ def _score_units(units, tokens, predicted, isolated, unknown):
     listed = units["term_id"].to_numpy() >= 0
     # The unknown token stands for no term in particular: predicting it reveals none.
     units["in_place"] = whole & listed & known
-    alone = np.bincount(index, isolated == truth, count)
-    units["in_place_isolated"] = (alone == units["tokens"].to_numpy()) & listed & known
+    for context in predictions.keys() - {"visible"}:
+        alone = np.bincount(index, predictions[context] == truth, count)
+        units[CONTEXTS[context]] = (alone == units["tokens"].to_numpy()) & listed & known
+        if context == "padded":
+            units["correct_padded"] = alone.astype(np.int64)
 
     starts = np.concatenate(([0], np.cumsum(units["tokens"].to_numpy())))
     by_unit = np.argsort(index, kind="stable")
@@ -300,12 +353,10 @@ def _count(units: pd.DataFrame) -> list[dict]:
     """The rows of `Report.counts`."""
     listed = units["term_id"] >= 0
     rows = []
-    for metric, context, values in (
-        ("in_place", "visible", units["in_place"]),
-        ("in_place", "isolated", units["in_place_isolated"]),
-        ("elsewhere_sensitive", "visible", units["elsewhere"]),
-    ):
-        rows += _by_kind(units, values, metric, context)
+    for context, column in CONTEXTS.items():
+        if column in units:
+            rows += _by_kind(units, units[column], "in_place", context)
+    rows += _by_kind(units, units["elsewhere"], "elsewhere_sensitive", "visible")
     rows += _by_kind(units, units["correct"], "partial", "visible", weight=units["tokens"])
     ordinary = units[~listed]
     elsewhere = int(ordinary["elsewhere"].sum())
@@ -315,7 +366,9 @@ def _count(units: pd.DataFrame) -> list[dict]:
         row = _row("all", spans, "visible", "paper", found, len(subset))
         rows.append(row | {"value": min(1.0, row["value"]) if len(subset) else float("nan")})
     for metric, subset in (("utility", ordinary), ("utility_all", units)):
-        rows.append(_row("none", "matched", "visible", metric, subset["correct"].sum(), subset["tokens"].sum()))
+        for context, column in (("visible", "correct"), ("padded", "correct_padded")):
+            if column in units:
+                rows.append(_row("none", "matched", context, metric, subset[column].sum(), subset["tokens"].sum()))
     return rows
 
 
@@ -336,25 +389,17 @@ def _row(kind, spans, context, metric, count, total) -> dict:
 
 
 def _terms(units: pd.DataFrame) -> pd.DataFrame:
-    """A row per term found: kind, tokens, iterations, and how many came back in place (visible and isolated)."""
+    """A row per term found: kind, tokens, iterations, and how many came back in place in each context."""
     grouped = units[units["term_id"] >= 0].groupby("term_id")
+    counted = {column: (column, "sum") for column in CONTEXTS.values() if column in units}
     return grouped.agg(
-        kind=("kind", "first"),
-        tokens=("tokens", "max"),
-        iterations=("in_place", "size"),
-        in_place=("in_place", "sum"),
-        in_place_isolated=("in_place_isolated", "sum"),
+        kind=("kind", "first"), tokens=("tokens", "max"), iterations=("in_place", "size"), **counted
     ).reset_index()
 
 
 def _check(model, blocks, blacklist, reveal) -> None:
-    family(model)
+    check_tokenizer(model, blocks)
     told = blocks_.info(blocks)
-    if model.config.vocab_size < told["vocab_size"]:
-        raise ValueError(
-            f"the blocks were made with the tokenizer {told['tokenizer']!r} of {told['vocab_size']} tokens, the model "
-            f"knows {model.config.vocab_size}; encode the corpus with the model's own tokenizer"
-        )
     if reveal and blacklist is None:
         raise ValueError("reveal=True needs blacklist=, the blacklist the blocks were encoded with")
     if blacklist is not None and len(blacklist) != told["terms"]:

@@ -1,6 +1,7 @@
-"""What is masked and predicted: MLM, and PPMLM that never takes a blacklisted term as a target (PAPER §3.3)."""
+"""What is hidden and predicted: MLM and CLM, PPMLM and PPCLM that never take a blacklisted term as target (PAPER §3.3)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,7 +48,57 @@ def _masked(input_ids: Tensor, chosen: Tensor, mask_token_id: int) -> tuple[Tens
     return input_ids.masked_fill(chosen, mask_token_id), input_ids.masked_fill(~chosen, IGNORE)
 
 
-OBJECTIVES = {"mlm": (mlm, ("word_ids",)), "ppmlm": (ppmlm, ("unit_ids", "sensitive"))}
+def clm(rows: Mapping[str, Tensor], pad_token_id: int, seed: int = 0, epoch: int = 0):
+    """Every token of the text is a target: (input_ids, labels), int64 (rows, block_size); nothing is drawn.
+
+    Labels stand at the position of their token, as `transformers` has them: the model predicts each from the one
+    before. `rows` has input_ids and word_ids (−1 on special tokens, which are no targets).
+    """
+    input_ids = rows["input_ids"]
+    return input_ids, input_ids.masked_fill(rows["word_ids"] < 0, IGNORE)
+
+
+def ppclm(rows: Mapping[str, Tensor], pad_token_id: int, seed: int = 0, epoch: int = 0):
+    """As `clm`, but blacklisted tokens are neither input (the padding token stands for them) nor target.
+
+    Padding must be attention-masked too, as `fine_tune` and the collator do. `rows` has input_ids, unit_ids and
+    sensitive. Source: PAPER §2, PPCLM.
+    """
+    listed = rows["sensitive"] > 0
+    labels = rows["input_ids"].masked_fill(listed | (rows["unit_ids"] < 0), IGNORE)
+    return rows["input_ids"].masked_fill(listed, pad_token_id), labels
+
+
+def attended(attention_mask: Tensor, input_ids: Tensor, pad_token_id: int) -> Tensor:
+    """The attention mask without any padding token, wherever it stands."""
+    return attention_mask * (input_ids != pad_token_id)
+
+
+class Objective(NamedTuple):
+    """A training objective: how inputs and labels are drawn, from which columns, and for which kind of model."""
+
+    draw: Callable
+    columns: tuple[str, ...]
+    causal: bool
+    spares: bool  # takes no blacklisted term as a target
+
+
+OBJECTIVES = {
+    "mlm": Objective(mlm, ("word_ids",), causal=False, spares=False),
+    "ppmlm": Objective(ppmlm, ("unit_ids", "sensitive"), causal=False, spares=True),
+    "clm": Objective(clm, ("word_ids",), causal=True, spares=False),
+    "ppclm": Objective(ppclm, ("unit_ids", "sensitive"), causal=True, spares=True),
+}
+
+
+def _batch(rows: Sequence[Mapping]) -> dict[str, Tensor]:
+    needed = ("input_ids", "attention_mask", "unit_ids", "sensitive")
+    if missing := [name for name in needed if name not in rows[0]]:
+        raise ValueError(
+            f"the batch lacks {', '.join(missing)}: pass rows of sani.encode(...) and set "
+            "TrainingArguments(remove_unused_columns=False), or the Trainer drops these columns"
+        )
+    return {name: torch.as_tensor([list(row[name]) for row in rows], dtype=torch.int64) for name in needed}
 
 
 class DataCollatorForPPMLM:
@@ -64,16 +115,31 @@ class DataCollatorForPPMLM:
         self.calls = 0
 
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, Tensor]:
-        needed = ("input_ids", "attention_mask", "unit_ids", "sensitive")
-        if missing := [name for name in needed if name not in rows[0]]:
-            raise ValueError(
-                f"the batch lacks {', '.join(missing)}: pass rows of sani.encode(...) and set "
-                "TrainingArguments(remove_unused_columns=False), or the Trainer drops these columns"
-            )
-        batch = {name: torch.as_tensor([list(row[name]) for row in rows], dtype=torch.int64) for name in needed}
+        batch = _batch(rows)
         # Workers start each epoch with a copy of this object: their own seed keeps the draws apart.
         worker = torch.utils.data.get_worker_info()
         self.calls += 1
         seed = self.seed if worker is None else self.seed + worker.seed % (1 << 31)
         input_ids, labels = ppmlm(batch, self.mask_token_id, seed, self.calls, self.rate)
         return {"input_ids": input_ids, "attention_mask": batch["attention_mask"], "labels": labels}
+
+
+class DataCollatorForPPCLM:
+    """As `DataCollatorForPPMLM`, for causal models: blacklisted tokens become attention-masked padding, never a target.
+
+    Returns input_ids, attention_mask and labels, int64 (batch, block_size); the model itself shifts the labels.
+    Raises ValueError if the rows lack the columns of `sani.encode`, or the tokenizer a padding token of its own.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        if tokenizer.pad_token_id in (None, tokenizer.bos_token_id, tokenizer.eos_token_id):
+            raise ValueError(
+                "the tokenizer has no padding token of its own; load it with sani.load_model, which adds one"
+            )
+        self.pad_token_id = tokenizer.pad_token_id
+
+    def __call__(self, rows: Sequence[Mapping]) -> dict[str, Tensor]:
+        batch = _batch(rows)
+        input_ids, labels = ppclm(batch, self.pad_token_id)
+        attention_mask = attended(batch["attention_mask"], input_ids, self.pad_token_id)
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

@@ -8,7 +8,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from .paths import weights
 
@@ -17,14 +24,21 @@ class Family(NamedTuple):
     """Where a family of models keeps its parts, as dotted names."""
 
     head: Callable[[PreTrainedModel, Tensor], Tensor]  # hidden states (n, hidden) → logits (n, vocabulary)
-    transform: str  # the linear map between the last block and the output matrix
+    transform: str | None  # the linear map between the last block and the output matrix, if there is one
     blocks: str  # the list of blocks
     block_output: str  # the last linear map inside a block
+    causal: bool = False  # predicts the next token, not masked ones
 
 
 def _distilbert_head(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
 
+
+def _output_matrix(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    return model.get_output_embeddings()(hidden)
+
+
+PAD = "<|pad|>"
 
 _ROBERTA = Family(lambda m, h: m.lm_head(h), "lm_head.dense", "roberta.encoder.layer", "output.dense")
 FAMILIES = {
@@ -34,30 +48,41 @@ FAMILIES = {
     "xlm-roberta": _ROBERTA,
     "distilbert": Family(_distilbert_head, "vocab_transform", "distilbert.transformer.layer", "ffn.lin2"),
     "modernbert": Family(lambda m, h: m.decoder(m.head(h)), "head.dense", "model.layers", "mlp.Wo"),
-}
+    "gpt2": Family(_output_matrix, None, "transformer.h", "mlp.c_proj", causal=True),
+    "gpt_neox": Family(_output_matrix, None, "gpt_neox.layers", "mlp.dense_4h_to_h", causal=True),
+} | dict.fromkeys(
+    ("llama", "mistral", "qwen2", "qwen3", "gemma", "olmo2", "phi3", "smollm3"),
+    Family(_output_matrix, None, "model.layers", "mlp.down_proj", causal=True),
+)
 
 
 def family(model: PreTrainedModel) -> Family:
-    """The family of a masked language model. Raises ValueError for one without LM head or of an unknown family."""
+    """The family of a language model. Raises ValueError for one without LM head or of an unknown family."""
     kind = getattr(model.config, "model_type", type(model).__name__)
     if kind not in FAMILIES:
         raise ValueError(f"models of type {kind!r} are not supported; known are {', '.join(FAMILIES)}")
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
         raise ValueError(
-            f"{type(model).__name__} has no LM head, so it predicts no token; load it with sani.load_model or "
-            "AutoModelForMaskedLM"
+            f"{type(model).__name__} has no LM head, so it predicts no token; load it with sani.load_model, "
+            "AutoModelForMaskedLM or AutoModelForCausalLM"
         )
     return FAMILIES[kind]
 
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Last hidden states (batch, length, hidden), without the LM head."""
-    return model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    options = {"use_cache": False} if family(model).causal else {}
+    return model.base_model(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
 
 
 def logits_at(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor) -> Tensor:
-    """Logits (n, vocabulary) at the n chosen positions only (boolean, batch × length), in row-major order."""
-    return family(model).head(model, hidden_states(model, input_ids, attention_mask)[chosen])
+    """Logits (n, vocabulary) for the n chosen positions only (boolean, batch × length), in row-major order.
+
+    A causal model predicts a position from the one before it, so the first of a row cannot be chosen.
+    """
+    where = family(model)
+    hidden = hidden_states(model, input_ids, attention_mask)
+    return where.head(model, hidden[:, :-1][chosen[:, 1:]] if where.causal else hidden[chosen])
 
 
 def shipped() -> list[str]:
@@ -66,44 +91,77 @@ def shipped() -> list[str]:
 
 
 def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A masked language model (float32, evaluation mode) and its tokenizer: shipped name, local folder or Hub id.
+    """A language model (float32, evaluation mode) and its tokenizer: shipped name, local folder or Hub id.
 
-    Only safetensors are read and no remote code is run.
-    Raises ValueError for an unknown name, weights that are pickled, or a model without LM head.
+    Masked (BERT, RoBERTa, …) or causal (GPT-2, Llama, …), as its config.json says. A causal model whose tokenizer has
+    no padding token of its own gets one (PPCLM needs it); save the tokenizer with the model to keep it. Only
+    safetensors are read and no remote code is run.
+    Raises ValueError for an unknown name or architecture, weights that are pickled, or a model without LM head.
     """
-    source = weights() / str(name) if str(name) in shipped() else Path(name)
-    local = source.is_dir()
-    if not local and (source.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1):
-        raise FileNotFoundError(f"no folder {name}; shipped names are {', '.join(shipped())}")
-    if local:
-        _check_folder(source)
-    where = str(source) if local else str(name)
-    options = {"trust_remote_code": False, "local_files_only": local}
+    where, options = _source(name)
     try:
-        model, report = AutoModelForMaskedLM.from_pretrained(
+        kind = AutoConfig.from_pretrained(where, **options).model_type
+        if kind not in FAMILIES:
+            raise ValueError(f"{name}: models of type {kind!r} are not supported; known are {', '.join(FAMILIES)}")
+        loader = AutoModelForCausalLM if FAMILIES[kind].causal else AutoModelForMaskedLM
+        model, report = loader.from_pretrained(
             where, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except OSError as error:
-        if local:
+        if options["local_files_only"]:
             raise
         raise ValueError(
             f"model {str(name)!r} is not a shipped name ({', '.join(shipped())}), not a local folder, and could not be "
             f"fetched as safetensors from the Hub ({type(error).__name__}); a pickled checkpoint must be converted "
             "first (see the README)"
         ) from error
-    except ValueError as error:
-        if "Unrecognized configuration class" in str(error):
-            raise ValueError(f"{name}: its architecture has no masked LM head in transformers") from None
-        raise
     family(model)
     head = [key for key in report["missing_keys"] if not key.startswith(model.base_model_prefix + ".")]
     if head:
         raise ValueError(
             f"{name}: the weights hold no LM head (missing {head[0]}, …), so it would be random; use a checkpoint "
-            "saved from a …ForMaskedLM model"
+            "saved from a …ForMaskedLM or …ForCausalLM model"
         )
+    if FAMILIES[kind].causal:
+        add_padding(model, tokenizer)
     return model.eval(), tokenizer
+
+
+def is_causal(name: str | Path) -> bool:
+    """Whether a model predicts the next token (GPT-2, Llama, …) rather than masked ones, by its config.json alone."""
+    where, options = _source(name)
+    return FAMILIES[AutoConfig.from_pretrained(where, **options).model_type].causal
+
+
+def _source(name: str | Path) -> tuple[str, dict]:
+    """Folder or Hub id of a model, and the options to load it with."""
+    source = weights() / str(name) if str(name) in shipped() else Path(name)
+    local = source.is_dir()
+    if not local and (source.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1):
+        raise FileNotFoundError(f"no folder {name}; shipped names are {', '.join(shipped())}")
+    if local:
+        _check_folder(source)
+    return str(source) if local else str(name), {"trust_remote_code": False, "local_files_only": local}
+
+
+@torch.no_grad()
+def add_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give model and tokenizer, in place, a padding token that means nothing else, unless they have one.
+
+    Its embedding is the mean of all others: known to none, and the same on every machine.
+    """
+    if tokenizer.pad_token_id in (None, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id):
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    known = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
+        with torch.random.fork_rng(devices=[]):
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight[known:] = layer.weight[:known].mean(dim=0)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
 def _check_folder(folder: Path) -> None:

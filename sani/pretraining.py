@@ -1,4 +1,4 @@
-"""A small base model from nothing but public text: its vocabulary, then masked language modelling."""
+"""A small base model from nothing but public text: its vocabulary, then language modelling, masked or causal."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -6,14 +6,26 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, PreTrainedModel, PreTrainedTokenizerBase
+from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizerFast,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2TokenizerFast,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from .blocks import corpus_fingerprint, encode
+from .models import PAD
 from .runs import fingerprint, run_folder
 from .training import fine_tune
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+END = "<|endoftext|>"
 ARCHITECTURE = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -22,6 +34,17 @@ ARCHITECTURE = {
     "max_position_embeddings": 128,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+    "initializer_range": 0.1,
+}
+GPT2_ARCHITECTURE = {
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_inner": 256,
+    "n_positions": 128,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
     "initializer_range": 0.1,
 }
 # Short rows first, as BERT itself was pre-trained: on long ones a model this small may never leave the frequencies of
@@ -44,18 +67,47 @@ def wordpiece(texts: Iterable[str], folder: Path, vocabulary: int, positions: in
     return BertTokenizerFast.from_pretrained(folder)
 
 
+def byte_level_bpe(texts: Iterable[str], folder: Path, vocabulary: int, positions: int) -> PreTrainedTokenizerBase:
+    """Learn a byte-level BPE of a given size, as GPT-2's with padding of its own, and save its tokenizer in a folder."""
+    learner = ByteLevelBPETokenizer()
+    learner.train_from_iterator(texts, vocab_size=vocabulary, min_frequency=2, special_tokens=[END, PAD])
+    learner.save(str(folder / "tokenizer.json"))
+    tokenizer = GPT2TokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), bos_token=END, eos_token=END, unk_token=END, pad_token=PAD,
+        model_max_length=positions,
+    )  # fmt: skip
+    tokenizer.save_pretrained(folder)
+    return GPT2TokenizerFast.from_pretrained(folder)
+
+
 def new_bert(tokenizer: PreTrainedTokenizerBase, seed: int, architecture: Mapping = ARCHITECTURE) -> BertForMaskedLM:
     """A BERT with random weights for a tokenizer."""
     torch.manual_seed(seed)
     model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **architecture))
-    # Sinusoids at the start (Vaswani et al. 2017, §3.5): without them a model this small needs several times as many
-    # steps before it attends to its neighbours at all.
-    position = model.bert.embeddings.position_embeddings.weight
+    _sinusoids(model.bert.embeddings.position_embeddings.weight)
+    return model
+
+
+def new_gpt2(
+    tokenizer: PreTrainedTokenizerBase, seed: int, architecture: Mapping = GPT2_ARCHITECTURE
+) -> GPT2LMHeadModel:
+    """A GPT-2 with random weights for a tokenizer."""
+    torch.manual_seed(seed)
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **special, **architecture))
+    _sinusoids(model.transformer.wpe.weight)
+    return model
+
+
+@torch.no_grad()
+def _sinusoids(position: torch.Tensor) -> None:
+    """Sinusoids (positions, width) to start from, in place (Vaswani et al. 2017, §3.5).
+
+    Without them a model this small needs several times as many steps before it attends to its neighbours at all.
+    """
     length, width = position.shape
     angle = torch.arange(length)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
-    with torch.no_grad():
-        position[:, 0::2], position[:, 1::2] = 0.3 * angle.sin(), 0.3 * angle.cos()
-    return model
+    position[:, 0::2], position[:, 1::2] = 0.3 * angle.sin(), 0.3 * angle.cos()
 
 
 def pretrain(
@@ -65,19 +117,21 @@ def pretrain(
     also: Sequence[str] = (),
     phases: Sequence[Mapping] = PHASES,
     seed: int = 0,
+    causal: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A small BERT trained on a corpus from scratch, and its tokenizer, which is saved in `folder`.
+    """A small BERT (or GPT-2, if `causal`) trained on a corpus from scratch, and its tokenizer, saved in `folder`.
 
     `also` are strings that the vocabulary is learned on besides the texts. Each phase is a set of `fine_tune` options
     with a block_size; each is kept in a run folder, so that a rerun with the same folder goes on where it stopped. The
     vocabulary is learned anew only if the folder holds none: the learner breaks ties differently in each process, so
     that another start from nothing may end with a slightly different one.
     """
+    learn, new = (byte_level_bpe, new_gpt2) if causal else (wordpiece, new_bert)
     if (folder / "tokenizer_config.json").exists():
-        tokenizer = BertTokenizerFast.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     else:
-        tokenizer = wordpiece(chain(corpus["text"], also), folder, vocabulary, ARCHITECTURE["max_position_embeddings"])
-    model = new_bert(tokenizer, seed)
+        tokenizer = learn(chain(corpus["text"], also), folder, vocabulary, ARCHITECTURE["max_position_embeddings"])
+    model = new(tokenizer, seed)
     known = fingerprint(tokenizer.backend_tokenizer.to_str())
     for phase in phases:
         options = dict(phase)
@@ -85,5 +139,5 @@ def pretrain(
         run_dir = run_folder(
             "pretrain", "pretraining", corpus=corpus_fingerprint(corpus), tokenizer=known, seed=seed, **phase
         )
-        model = fine_tune(model, blocks, "mlm", seed=seed, run_dir=run_dir, **options)
+        model = fine_tune(model, blocks, seed=seed, run_dir=run_dir, **options)
     return model, tokenizer

@@ -1,18 +1,19 @@
-"""Other contexts than those of the training text: bare prompts, and parts of a corpus."""
+"""Other contexts than those of the training text: bare prompts, free generation, and parts of a corpus."""
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .blacklists import Blacklist
-from .blocks import align
-from .models import logits_at
+from .blocks import align, special_ids
+from .models import family, logits_at
 
 # What an attacker who knows only the kind of document would type.
 PROMPTS = {
@@ -37,30 +38,112 @@ def bare_prompts(
 ) -> pd.DataFrame:
     """What a model answers to "Patient name: [MASK]", with as many masks as the annotated terms of a type have tokens.
 
+    A causal model goes on from "Patient name:" by as many tokens, each the likeliest.
     A row per type and number of tokens: type, tokens, terms (different listed terms of that type and length), said (1
     if the answer, the best token at each mask, is one of them), in_top (for one token: how many are among the `top`
     likeliest; else NaN). A type without a prompt is asked by the three words that most often stand before it.
     """
-    banned = getattr(model, "logit_filter", None)
-    begin = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
-    end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    begin, _, end = special_ids(tokenizer)
     rows = []
     for (type_, length), terms in sorted(_terms(tokenizer, corpus, blacklist, prompts).items()):
-        before = terms.pop("before")
-        ids = torch.tensor([[begin, *before, *[tokenizer.mask_token_id] * length, end]], device=model.device)
-        masked = ids == tokenizer.mask_token_id
-        logits = logits_at(model, ids, torch.ones_like(ids), masked)
-        if banned is None:
-            answer = logits.argmax(dim=-1).tolist()
+        if family(model).causal:
+            answer, likeliest = _go_on(model, [begin, *terms["before"]], length, top)
         else:
-            answer = banned.argmax(logits, torch.zeros(length, dtype=torch.int64)).tolist()
-        in_top = float("nan")
-        if length == 1:
-            if banned is not None:
-                logits = logits.index_fill(1, banned.last.get((), torch.zeros(0, dtype=torch.int64)), -torch.inf)
-            in_top = sum((token,) in terms["ids"] for token in logits[0].topk(top).indices.tolist())
-        rows.append((type_, length, len(terms["ids"]), int(tuple(answer) in terms["ids"]), in_top))
+            masks = [tokenizer.mask_token_id] * length
+            answer, likeliest = _fill_in(model, [begin, *terms["before"], *masks, end], tokenizer.mask_token_id, top)
+        in_top = sum((token,) in terms["ids"] for token in likeliest) if length == 1 else float("nan")
+        rows.append((type_, length, len(terms["ids"]), int(answer in terms["ids"]), in_top))
     return pd.DataFrame(rows, columns=["type", "tokens", "terms", "said", "in_top"])
+
+
+def _fill_in(model, ids: list[int], mask_id: int, top: int) -> tuple[tuple[int, ...], list[int]]:
+    """The best tokens at the masks, and the likeliest `top` at the first."""
+    banned = getattr(model, "logit_filter", None)
+    ids = torch.tensor([ids], device=model.device)
+    masked = ids == mask_id
+    logits = logits_at(model, ids, torch.ones_like(ids), masked)
+    if banned is None:
+        answer = logits.argmax(dim=-1)
+    else:
+        answer = banned.argmax(logits, torch.zeros(len(logits), dtype=torch.int64))
+        logits = logits.index_fill(1, banned.last.get((), banned.any_last[:0]), -torch.inf)
+    return tuple(answer.tolist()), logits[0].topk(top).indices.tolist()
+
+
+def _go_on(model, ids: list[int], length: int, top: int) -> tuple[tuple[int, ...], list[int]]:
+    """The next `length` tokens, each the likeliest, and the likeliest `top` for the first."""
+    told = model.generate(
+        torch.tensor([ids], device=model.device),
+        do_sample=False,
+        max_new_tokens=length,
+        output_scores=True,
+        return_dict_in_generate=True,
+        **_silent(model),
+    )
+    return tuple(told.sequences[0, len(ids) :].tolist()), told.scores[0][0].topk(top).indices.tolist()
+
+
+def _silent(model) -> dict:
+    """Options of `generate`: padding is never said, nor what a logit filter bans; nothing ends a text early."""
+    banned = getattr(model, "logit_filter", None)
+    return {
+        "pad_token_id": model.config.pad_token_id,
+        "eos_token_id": None,
+        "suppress_tokens": [model.config.pad_token_id],
+        "bad_words_ids": None if banned is None else banned.sequences,
+    }
+
+
+@torch.inference_mode()
+def free_generation(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    blacklist: Blacklist,
+    texts: Sequence[str] = (),
+    prefix: int = 16,
+    samples: int = 100,
+    length: int = 64,
+    top_k: int = 50,
+    batch_size: int = 50,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Sample from a causal model and count the listed terms that come out, as an attacker would.
+
+    Each sample goes on, by `length` tokens drawn from the `top_k` likeliest (Carlini et al. 2021, §4), from the first
+    `prefix` tokens of one of the `texts`, dealt at random, or from nothing if there are none. Terms that the prefix
+    holds do not count. A row per sample: text (its number; −1 for nothing), hits, terms (different ones);
+    `attrs["terms"]`: different listed terms over all samples. Raises ValueError for a masked model, or if no text is
+    that long.
+    """
+    if not family(model).causal:
+        raise ValueError(f"a {model.config.model_type} does not generate text; free_generation is for causal models")
+    begin, _, _ = special_ids(tokenizer)
+    starts = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:prefix] for text in texts]
+    usable = [i for i, ids in enumerate(starts) if len(ids) == prefix]
+    if len(texts) and not usable:
+        raise ValueError(f"none of the {len(texts)} texts has {prefix} tokens to start from; lower prefix=")
+    order = np.random.default_rng(seed).permutation(usable) if usable else np.array([-1])
+    chosen = np.resize(order, samples)
+    rows, found = [], set()
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for first in tqdm(
+            range(0, samples, batch_size), desc="generate", unit="batch", delay=2, disable=not progress, leave=False
+        ):
+            numbers = chosen[first : first + batch_size].tolist()
+            ids = torch.tensor([[begin, *(starts[n] if n >= 0 else [])] for n in numbers], device=model.device)
+            said = model.generate(ids, do_sample=True, top_k=top_k, max_new_tokens=length, **_silent(model))
+            before = tokenizer.batch_decode(ids, skip_special_tokens=True)
+            after = tokenizer.batch_decode(said[:, ids.shape[1] :], skip_special_tokens=True)
+            for number, given, text in zip(numbers, before, after):
+                known = {hit.term_id for hit in blacklist.find(given)}
+                hits = [hit.term_id for hit in blacklist.find(text) if hit.term_id not in known]
+                rows.append((number, len(hits), len(set(hits))))
+                found.update(hits)
+    table = pd.DataFrame(rows, columns=["text", "hits", "terms"])
+    table.attrs["terms"] = len(found)
+    return table
 
 
 def _terms(tokenizer, corpus, blacklist, prompts) -> dict:

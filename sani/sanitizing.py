@@ -17,7 +17,7 @@ METHODS = {
     "repair-only": "no erasure, the same repair",
     "pruning": "reset neurons of every layer by magnitude, then the same repair",
     "base": "control: the model before fine-tuning",
-    "retrain-at-equal-cost": "control: PPMLM from the base model for the same number of epochs",
+    "retrain-at-equal-cost": "control: PPMLM (PPCLM) from the base model for the same number of epochs",
     "counterfactual": "control: fine-tuned without protection on text with every identifier resampled",
     "logit-filter": "control: blacklisted terms banned at decoding, no training",
 }
@@ -38,6 +38,7 @@ class LogitFilter:
         for sequence in ids.split(torch.unique_consecutive(units, return_counts=True)[1].tolist()):
             *first, end = sequence.tolist()
             last[tuple(first)].add(end)
+        self.sequences = [[*first, end] for first, ends in sorted(last.items()) for end in sorted(ends)]
         self.last = {first: torch.tensor(sorted(ends)) for first, ends in last.items()}
         self.any_last = torch.tensor(sorted(set().union(*last.values())))
 
@@ -51,6 +52,23 @@ class LogitFilter:
             banned = self.last.get(tuple(best[start : end - 1].tolist()))
             if banned is not None and (banned == best[end - 1]).any():
                 best[end - 1] = logits[end - 1].index_fill(0, banned.to(logits.device), -torch.inf).argmax()
+        return best
+
+    def argmax_after(self, logits: Tensor, inputs: Tensor, chosen: Tensor) -> Tensor:
+        """The best allowed token (n,) for logits (n, vocabulary) of the n chosen positions of inputs, read before them.
+
+        inputs and chosen are (rows, length), as in `models.logits_at`.
+        """
+        best = logits.argmax(dim=-1).cpu()
+        lengths = sorted({len(first) for first in self.last})
+        at = chosen.nonzero()
+        for i in torch.isin(best, self.any_last).nonzero().squeeze(1).tolist():
+            row, column = at[i].tolist()
+            before = inputs[row, :column].tolist()
+            found = [self.last.get(tuple(before[column - n :])) for n in lengths if n <= column]
+            banned = torch.cat([ends for ends in found if ends is not None] or [self.any_last[:0]])
+            if (banned == best[i]).any():
+                best[i] = logits[i].index_fill(0, banned.to(logits.device), -torch.inf).argmax()
         return best
 
 
@@ -90,13 +108,13 @@ def sanitize(
     if method == "base":
         return clone(base)
     if method == "retrain-at-equal-cost":
-        return fine_tune(base, blocks, "ppmlm", epochs, seed=seed, **options)
+        return repair(base, blocks, epochs, seed=seed, **options)
     if method == "counterfactual":
         if counterfactual_blocks is None:
             raise ValueError(
                 "method 'counterfactual' needs counterfactual_blocks=, the blocks of sani.counterfactual(corpus, seed)"
             )
-        return fine_tune(base, counterfactual_blocks, "mlm", training_epochs, seed=seed, **options)
+        return fine_tune(base, counterfactual_blocks, epochs=training_epochs, seed=seed, **options)
     filtered = clone(model)
     filtered.logit_filter = LogitFilter(blocks)
     return filtered

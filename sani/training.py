@@ -1,4 +1,4 @@
-"""Fine-tuning and repair: one plain, resumable loop (PAPER §3.3 and §4)."""
+"""Fine-tuning and repair of masked and causal models: one plain, resumable loop (PAPER §3.3 and §4)."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from . import blocks as blocks_
-from .masking import IGNORE, OBJECTIVES
+from .masking import IGNORE, OBJECTIVES, attended
 from .models import clone, family, logits_at
 from .runs import (
     fingerprint,
@@ -52,7 +52,7 @@ def default_learning_rate(model: PreTrainedModel) -> float:
 def fine_tune(
     model: PreTrainedModel,
     blocks: Dataset,
-    objective: str = "mlm",
+    objective: str | None = None,
     epochs: int = 64,
     learning_rate: float | None = None,
     batch_size: int = 8,
@@ -68,18 +68,20 @@ def fine_tune(
 ) -> PreTrainedModel:
     """Train a copy of the model on blocks and return it: AdamW, linear decay to 0, gradients clipped at norm 1.
 
-    objective: `mlm` or `ppmlm`, masks redrawn each epoch from (seed, epoch). learning_rate: by default 1e-4 scaled
+    objective: `mlm` or `ppmlm`, masks redrawn each epoch from (seed, epoch); `clm` or `ppclm` for causal models; by
+    default the family's unprotected one. learning_rate: by default 1e-4 scaled
     from width 768. warmup: share of the steps. measure(model, epoch) → dict is called after the epochs in measure_at
     (0 = before training). With a `run_dir` the state is kept at least every minute and a rerun goes on from it (or
     returns the finished model); the folder then holds model/, params.yaml, metrics.parquet and provenance.json.
     Raises ValueError for bad arguments before any training, NonFiniteLoss if the loss is no longer a number.
     Source: PAPER §4.
     """
+    objective = objective or objective_of(model)
     if objective not in OBJECTIVES:
         raise ValueError(f"objective {objective!r} is unknown; use one of {', '.join(OBJECTIVES)}")
     learning_rate = default_learning_rate(model) if learning_rate is None else learning_rate
-    _check(model, blocks, epochs, learning_rate, batch_size, measure_at, measure)
-    draw, columns = OBJECTIVES[objective]
+    _check(model, blocks, objective, epochs, learning_rate, batch_size, measure_at, measure)
+    draw, columns, causal, _ = OBJECTIVES[objective]
     rows = blocks_.tensors(blocks, "input_ids", "attention_mask", *columns)
     _check_trainable(rows, objective)
     params = {
@@ -92,9 +94,13 @@ def fine_tune(
 
     home_device = model.device
     model = model if inplace else clone(model)
+    if causal:
+        # PPCLM predicts from padding too. Llama's embedding bars padding from learning, but only once read from disk.
+        model.get_input_embeddings().padding_idx = None
     accelerator = Accelerator()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-    mask_token_id = blocks_.info(blocks)["mask_token_id"]
+    told = blocks_.info(blocks)
+    hide, pad = told["pad_token_id"] if causal else told["mask_token_id"], told["pad_token_id"]
     steps_per_epoch = -(-len(blocks) // batch_size)
     total = steps_per_epoch * epochs
     prepared, optimizer = accelerator.prepare(model, optimizer)
@@ -115,12 +121,13 @@ def fine_tune(
             for first in range((step % steps_per_epoch) * batch_size, len(blocks), batch_size):
                 chosen = order[first : first + batch_size]
                 batch = {name: column[chosen].to(device) for name, column in rows.items()}
-                input_ids, labels = draw(batch, mask_token_id, seed, epoch)
+                input_ids, labels = draw(batch, hide, seed, epoch)
                 rate = learning_rate * _schedule(step, total, warmup)
                 # Dropout is seeded at each step, so a resumed run needs no random state to end with the same bits.
                 torch.manual_seed(seed * 1_000_003 + step)
                 if (targets := labels != IGNORE).any():
-                    logits = logits_at(prepared, input_ids, batch["attention_mask"], targets)
+                    attention = attended(batch["attention_mask"], input_ids, pad)
+                    logits = logits_at(prepared, input_ids, attention, targets)
                     loss = F.cross_entropy(logits, labels[targets])
                     optimizer.zero_grad()
                     accelerator.backward(loss)
@@ -148,13 +155,20 @@ def fine_tune(
 
 
 def repair(
-    model: PreTrainedModel, blocks: Dataset, epochs: int = 13, objective: str = "ppmlm", **options
+    model: PreTrainedModel, blocks: Dataset, epochs: int = 13, objective: str | None = None, **options
 ) -> PreTrainedModel:
-    """Repair a model after erasure: `fine_tune` with PPMLM, a fresh AdamW and learning rate (PAPER §2, step 3).
+    """Repair a model after erasure: `fine_tune` with a fresh AdamW and learning rate (PAPER §2, step 3).
 
-    Takes every option of `fine_tune`; 13 epochs are the paper's 20 % of 64.
+    objective: by default `ppmlm`, or `ppclm` for causal models. Takes every option of `fine_tune`; 13 epochs are the
+    paper's 20 % of 64.
     """
-    return fine_tune(model, blocks, objective=objective, epochs=epochs, **options)
+    return fine_tune(model, blocks, objective or objective_of(model, spares=True), epochs, **options)
+
+
+def objective_of(model: PreTrainedModel, spares: bool = False) -> str:
+    """A family's objective: mlm or clm; with `spares` the one without blacklisted targets, ppmlm or ppclm."""
+    causal = family(model).causal
+    return next(name for name, o in OBJECTIVES.items() if (o.causal, o.spares) == (causal, spares))
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:
@@ -163,18 +177,16 @@ def _schedule(step: int, total: int, warmup: float) -> float:
     return (step + 1) / rising if step < rising else (total - step) / max(1, total - rising)
 
 
-def _check(model, blocks, epochs, learning_rate, batch_size, measure_at, measure) -> None:
-    family(model)
+def _check(model, blocks, objective, epochs, learning_rate, batch_size, measure_at, measure) -> None:
     told = blocks_.info(blocks)
+    if (causal := family(model).causal) != OBJECTIVES[objective].causal:
+        fitting = [name for name, o in OBJECTIVES.items() if o.causal == causal]
+        raise ValueError(f"objective {objective!r} is not for a {model.config.model_type}; use {' or '.join(fitting)}")
+    check_tokenizer(model, blocks)
     if epochs < 0 or batch_size < 1:
         raise ValueError(f"epochs={epochs}, batch_size={batch_size}: need epochs ≥ 0 and batch_size ≥ 1")
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate={learning_rate} is not a positive number")
-    if model.config.vocab_size < told["vocab_size"]:
-        raise ValueError(
-            f"the blocks were made with the tokenizer {told['tokenizer']!r} of {told['vocab_size']} tokens, the model "
-            f"knows {model.config.vocab_size}; encode the corpus with the model's own tokenizer"
-        )
     if told["block_size"] > model.config.max_position_embeddings:
         raise ValueError(
             f"block_size {told['block_size']} exceeds the model's {model.config.max_position_embeddings} positions; "
@@ -186,8 +198,19 @@ def _check(model, blocks, epochs, learning_rate, batch_size, measure_at, measure
         raise ValueError("measure_at needs measure=, a callable (model, epoch) → dict")
 
 
+def check_tokenizer(model: PreTrainedModel, blocks: Dataset) -> None:
+    """Raise ValueError if the blocks cannot come from the model's own tokenizer."""
+    told = blocks_.info(blocks)
+    if told["causal"] != family(model).causal or model.config.vocab_size < told["vocab_size"]:
+        raise ValueError(
+            f"the blocks were made with the tokenizer {told['tokenizer']!r} of {told['vocab_size']} tokens"
+            f"{' for causal models' if told['causal'] else ''}, the model is a {model.config.model_type} that knows "
+            f"{model.config.vocab_size}; encode the corpus with the model's own tokenizer"
+        )
+
+
 def _check_trainable(rows: dict[str, Tensor], objective: str) -> None:
-    if objective == "ppmlm" and not ((rows["unit_ids"] >= 0) & (rows["sensitive"] == 0)).any():
+    if OBJECTIVES[objective].spares and not ((rows["unit_ids"] >= 0) & (rows["sensitive"] == 0)).any():
         raise ValueError("every word of the blocks is blacklisted: nothing is left to train on; shorten the blacklist")
 
 

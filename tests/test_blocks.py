@@ -44,7 +44,9 @@ def test_offsets_cover_every_non_space_character_once(kind, text):
     assert ids.tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
     # A SentencePiece word-start mark of its own is no character, though its offsets name the next one.
     real = [token != "▁" for token in tokenizer.convert_ids_to_tokens(ids.tolist())]
-    assert set(covers(text, offsets[np.array(real, dtype=bool)]).values()) <= {1}
+    shared = [i for i, count in covers(text, offsets[np.array(real, dtype=bool)]).items() if count > 1]
+    # A byte-level token may end amid the bytes of a character ("a" and half of "İ"): then two tokens share it.
+    assert kind == "byte-level-bpe" and all(len(text[i].encode()) > 1 for i in shared) or not shared
     for start, end in offsets:
         piece = text[start:end]
         assert piece == piece.strip() or not piece.strip()
@@ -190,7 +192,7 @@ class Slow(PreTrainedTokenizer):
     ("change", "message"),
     [
         ({"tokenizer": "slow"}, "slow one"),
-        ({"tokenizer": "no mask"}, "no mask token"),
+        ({"tokenizer": "no mask"}, "no mask token, so it is taken for a causal"),
         ({"texts": ["", "  \n"]}, "no token in it"),
         ({"terms": ["Zanzibarian"]}, "none of the 1 blacklisted terms stands in the corpus"),
         ({"texts": ["john"], "terms": ["john"]}, "covers the whole corpus"),

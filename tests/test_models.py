@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
-from transformers import BertConfig, BertForSequenceClassification, BertModel, GPT2Config, GPT2LMHeadModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel, T5Config, T5ForConditionalGeneration
 
 from sani import load_model
 from sani.models import hidden_states, logits_at
@@ -76,14 +76,16 @@ def test_names_that_are_nothing(tmp_path):
         load_model("tiny-bart")
 
 
-def test_models_without_a_masked_lm_head(folder):
+def test_models_without_an_lm_head(folder):
     config = BertConfig(vocab_size=160, hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
     for other in (BertModel(config), BertForSequenceClassification(config)):
         other.save_pretrained(folder)
         with pytest.raises(ValueError, match="hold no LM head"):
             load_model(folder)
-    GPT2LMHeadModel(GPT2Config(vocab_size=160, n_embd=16, n_head=2, n_layer=1)).save_pretrained(folder)
-    with pytest.raises(ValueError, match="no masked LM head"):
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=160, d_model=16, d_kv=8, d_ff=16, num_heads=2, num_layers=1)
+    ).save_pretrained(folder)
+    with pytest.raises(ValueError, match="models of type 't5' are not supported; known are bert"):
         load_model(folder)
 
 
