@@ -161,8 +161,9 @@ def encode(
     row, parted by the separator token; rows for causal models (tokenizers without mask token) begin with bos and so
     does each record in them. Blocks hold the text in clear: they lie in `run_dir`, by default
     `runs/blocks-<hash>`, mode 0700.
-    Raises ValueError, before anything is written, for a slow tokenizer or one without padding token of its own, a block
-    size out of range, a blacklist that matches nothing (unless `allow_no_match`) or everything, a term longer than a row.
+    Raises ValueError, before anything is written, for a slow tokenizer or one without padding token of its own, a
+    block size out of range, a blacklist that matches nothing (unless `allow_no_match`) or everything, a term longer
+    than a row.
     """
     blacklist = Blacklist() if blacklist is None else blacklist
     _check(tokenizer, block_size)

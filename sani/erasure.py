@@ -49,9 +49,9 @@ def erase(
 ) -> PreTrainedModel:
     """Reset exactly round(fraction · n) random neurons of each target layer; the rest stays bit for bit.
 
-    A neuron is an output unit: a row of the weight matrix (a column in GPT-2's Conv1D) and its bias. `fill`: `zero` (the paper's), `init` (drawn
-    as the model family initialises its weights), `pretrained` (the same rows of `reference`). `lm-head` unties the
-    output matrix from the input embeddings first.
+    A neuron is an output unit: a row of the weight matrix (a column in GPT-2's Conv1D) and its bias. `fill`: `zero`
+    (the paper's), `init` (drawn as the model family initialises its weights), `pretrained` (the same rows of
+    `reference`). `lm-head` unties the output matrix from the input embeddings first.
     Raises ValueError for an unknown target or fill, a fraction outside [0, 1], a missing or unlike reference.
     Source: PAPER §3.2, §4.2.
     """

@@ -1,4 +1,4 @@
-"""What is hidden and predicted: MLM and CLM, PPMLM and PPCLM that never take a blacklisted term as target (PAPER §3.3)."""
+"""What is hidden and predicted: MLM, CLM, and PPMLM, PPCLM that take no blacklisted term as target (PAPER §3.3)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple

@@ -18,6 +18,7 @@ ROAD = (
     "erasure",
     "training",
     "pretraining",
+    "predictions",
     "evaluation",
     "probes",
     "sanitizing",

@@ -68,7 +68,7 @@ def wordpiece(texts: Iterable[str], folder: Path, vocabulary: int, positions: in
 
 
 def byte_level_bpe(texts: Iterable[str], folder: Path, vocabulary: int, positions: int) -> PreTrainedTokenizerBase:
-    """Learn a byte-level BPE of a given size, as GPT-2's with padding of its own, and save its tokenizer in a folder."""
+    """Learn a byte-level BPE of a given size, with padding of its own, and save its tokenizer in a folder."""
     learner = ByteLevelBPETokenizer()
     learner.train_from_iterator(texts, vocab_size=vocabulary, min_frequency=2, special_tokens=[END, PAD])
     learner.save(str(folder / "tokenizer.json"))

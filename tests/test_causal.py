@@ -386,7 +386,7 @@ def test_few_logits_at_once_change_nothing(loaded, corpus, monkeypatch):
     model, tokenizer = loaded
     blocks = rows_of(tokenizer, corpus)
     whole = sani.evaluate(model, blocks, progress=False)
-    monkeypatch.setattr(sani.evaluation, "LOGITS", 1)
+    monkeypatch.setattr(sani.predictions, "LOGITS", 1)
     assert sani.evaluate(model, blocks, progress=False).counts.equals(whole.counts)
 
 

@@ -14,7 +14,7 @@ from test_blocks import terms, texts, try_encode
 import sani.evaluation
 from sani import Blacklist, encode, evaluate, fine_tune, sanitize
 from sani.blocks import tensors
-from sani.evaluation import FOLDS
+from sani.predictions import FOLDS
 
 KIND = {0: "none", 1: "direct", 2: "indirect", 3: "confidential"}
 
@@ -97,7 +97,7 @@ def assert_same_counts(report, counts):
 
 
 def folds_of(report, blocks, seed=0):
-    _, units, _, folds = sani.evaluation._layout(blocks, seed)
+    _, units, _, folds = sani.predictions.layout(blocks, seed)
     return dict(zip(units["unit_id"], folds))
 
 
@@ -138,7 +138,7 @@ def test_every_unit_is_masked_exactly_once_at_a_training_like_rate(corpus, wordp
     rows = tensors(blocks)
     seen = torch.zeros_like(rows["input_ids"])
     lookup = {tuple(ids.tolist()): i for i, ids in enumerate(rows["input_ids"])}
-    real = sani.evaluation.logits_at
+    real = sani.predictions.logits_at
 
     def spy(model, input_ids, attention_mask, chosen):
         for ids, score in zip(input_ids, chosen):
@@ -157,7 +157,7 @@ def test_every_unit_is_masked_exactly_once_at_a_training_like_rate(corpus, wordp
                 assert abs(share - 1 / FOLDS) < 1 / len(units[units >= 0].unique())
         return real(model, input_ids, attention_mask, chosen)
 
-    monkeypatch.setattr(sani.evaluation, "logits_at", spy)
+    monkeypatch.setattr(sani.predictions, "logits_at", spy)
     evaluate(make_model(len(wordpiece)), blocks)
     assert torch.equal(seen, (rows["unit_ids"] >= 0).long())
 
@@ -184,11 +184,11 @@ def test_isolated_hides_the_other_mentions(wordpiece):
                     logits[r, p, other] = 1
         return logits[chosen]
 
-    original, sani.evaluation.logits_at = sani.evaluation.logits_at, copying
+    original, sani.predictions.logits_at = sani.predictions.logits_at, copying
     try:
         report = evaluate(model, blocks)
     finally:
-        sani.evaluation.logits_at = original
+        sani.predictions.logits_at = original
     assert report.value("in_place") == 1.0
     assert report.value("in_place", context="isolated") == 0.0
     assert report.terms[["iterations", "in_place", "in_place_isolated"]].iloc[0].tolist() == [2, 2, 0]

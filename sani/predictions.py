@@ -1,0 +1,149 @@
+"""What a model predicts for every unit of some blocks: exhaustive masking, or teacher forcing (PAPER §5)."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from . import blocks as blocks_
+from .blacklists import KINDS
+from .masking import attended, uniform
+from .models import family, logits_at
+
+FOLDS = math.ceil(1 / 0.15)
+LOGITS = 1 << 27  # at once, for a causal model, which is asked for every token of a row: half a gigabyte
+
+
+def layout(blocks: Dataset, seed: int):
+    """Columns (rows, block_size); a table of units; the text tokens (id, unit index, …); the fold of each unit."""
+    columns = blocks_.tensors(blocks)
+    flat = {name: column.reshape(-1).numpy() for name, column in columns.items()}
+    text = flat["unit_ids"] >= 0
+    position = np.flatnonzero(text)
+    unit_ids, first, index, lengths = np.unique(
+        flat["unit_ids"][text], return_index=True, return_inverse=True, return_counts=True
+    )
+    at = position[first]
+    row = at // columns["input_ids"].shape[1]
+    codes = np.array(["none", *KINDS], dtype=object)
+    units = pd.DataFrame(
+        {
+            "unit_id": unit_ids,
+            "row": row,
+            "record_id": flat["record_ids"][at],
+            "term_id": flat["term_ids"][at],
+            "kind": codes[flat["sensitive"][at]],
+            "gold": flat["gold"][at] > 0,
+            "tokens": lengths,
+        }
+    )
+    # Deal the units of each row into the folds like cards, in random order, starting anywhere.
+    key = uniform(torch.from_numpy(unit_ids), seed, 0).numpy()
+    order = np.lexsort((key, row))
+    rank = np.empty(len(order), dtype=np.int64)
+    starts = np.flatnonzero(np.concatenate(([True], row[order][1:] != row[order][:-1])))
+    rank[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    offset = (uniform(torch.arange(len(blocks)), seed, 1).numpy() * FOLDS).astype(np.int64)
+    folds = (rank + offset[row]) % FOLDS
+    tokens = {"position": position, "unit": index, "id": flat["input_ids"][position]}
+    return columns, units, tokens, folds
+
+
+@torch.inference_mode()
+def predict(model, columns, units, tokens, folds, blocks, batch_size, progress, apart=True) -> dict[str, np.ndarray]:
+    """Predicted ids of every text token by context: `visible` and, if `apart`, those where other mentions are hidden.
+
+    An isolated prediction is made only where a mention is there to hide; elsewhere it is the visible one.
+    """
+    told, causal = blocks_.info(blocks), family(model).causal
+    shape = columns["input_ids"].shape
+    position = torch.from_numpy(tokens["position"])
+
+    def spread(values) -> torch.Tensor:  # of the text tokens over the rows, −1 elsewhere
+        flat = torch.full((shape[0] * shape[1],), -1)
+        flat[position] = torch.from_numpy(np.asarray(values, dtype=np.int64))
+        return flat.reshape(shape)
+
+    unit_of = spread(tokens["unit"])
+    if causal:
+        rank = units[units["term_id"] >= 0].groupby(["row", "term_id"]).cumcount()
+        rank = rank.reindex(units.index, fill_value=-1).to_numpy()
+        passes = _causal_passes(columns, spread(rank[tokens["unit"]]), apart)
+        batch_size = max(1, min(batch_size, LOGITS // (shape[1] * model.config.vocab_size)))
+    else:
+        passes = _masked_passes(columns, spread(folds[tokens["unit"]]), apart)
+    contexts = ["visible", "isolated", "padded"][: (3 if causal else 2) if apart else 1]
+    predicted = {context: torch.full(shape, -1) for context in contexts}
+    work = [
+        (predicted[context], hide, score, rows)
+        for context, hide, score in passes
+        for rows in score.any(dim=1).nonzero().squeeze(1).split(batch_size)
+        if len(rows)
+    ]
+    banned = getattr(model, "logit_filter", None)
+    was_training = model.training
+    model.eval()
+    for target, hide, score, rows in tqdm(
+        work, desc="evaluate", unit="batch", delay=2, mininterval=1, disable=not progress, leave=False
+    ):
+        chosen = score[rows]
+        inputs = columns["input_ids"][rows]
+        inputs = inputs.masked_fill(hide[rows], told["pad_token_id"] if causal else told["mask_token_id"])
+        attention = attended(columns["attention_mask"][rows], inputs, told["pad_token_id"])
+        logits = logits_at(model, inputs.to(model.device), attention.to(model.device), chosen.to(model.device))
+        if banned is None:
+            best = _argmax(logits)
+        elif causal:
+            best = banned.argmax_after(logits, inputs, chosen)
+        else:
+            best = banned.argmax(logits, unit_of[rows][chosen])
+        target[rows] = target[rows].masked_scatter(chosen, best)
+    model.train(was_training)
+    predicted = {context: ids.reshape(-1)[position].numpy() for context, ids in predicted.items()}
+    if apart:
+        isolated = predicted["isolated"]
+        predicted["isolated"] = np.where(isolated >= 0, isolated, predicted["visible"])
+    return predicted
+
+
+def _masked_passes(columns, fold_of, apart):
+    """(context, what is masked, what is predicted), boolean (rows, block_size): two for each fold."""
+    term, sensitive = columns["term_ids"], columns["sensitive"] > 0
+    # A key per (row, term): a mention is masked too where its key is among those of the fold.
+    keys = torch.arange(len(term))[:, None] * (int(term.max()) + 2) + term
+    passes = []
+    for fold in range(FOLDS):
+        chosen = fold_of == fold
+        passes.append(("visible", chosen, chosen))
+        if apart:
+            sought = chosen & sensitive
+            extra = sensitive & ~chosen & torch.isin(keys, keys[sought])
+            passes.append(("isolated", chosen | extra, sought & extra.any(dim=1, keepdim=True)))
+    return passes
+
+
+def _causal_passes(columns, rank, apart):
+    """As `_masked_passes`: the raw row; the row without listed terms; and for the n-th mention of a term in its row
+    (`rank`, 0 for the first), the row without the mentions before it.
+    """
+    text, sensitive = columns["unit_ids"] >= 0, columns["sensitive"] > 0
+    passes = [("visible", torch.zeros_like(text), text)]
+    if apart:
+        passes.append(("padded", sensitive, text))
+        term = columns["term_ids"]
+        keys = torch.arange(len(term))[:, None] * (int(term.max()) + 2) + term
+        for n in range(1, int(rank.max()) + 1):
+            sought = rank == n
+            earlier = (rank >= 0) & (rank < n) & torch.isin(keys, keys[sought])
+            passes.append(("isolated", earlier, sought))
+    return passes
+
+
+def _argmax(logits: torch.Tensor) -> torch.Tensor:
+    """Best token (n,) of logits (n, vocabulary); on a CPU NumPy finds it some ten times as fast as PyTorch."""
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:
+        return torch.from_numpy(logits.numpy().argmax(axis=-1))
+    return logits.argmax(dim=-1).cpu()
