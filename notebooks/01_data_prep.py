@@ -41,10 +41,10 @@ reveal: bool = False  # show records even of a corpus that is not synthetic
 import pandas as pd
 
 import sani
-from sani import figures, study
+from sani import figures, material
 from sani.blocks import info, tensors
 
-setting = study.Setting(
+setting = material.Setting(
     name=preset,
     model=model,
     corpus=corpus,
@@ -61,7 +61,7 @@ setting = study.Setting(
 # are marked as the blacklist finds them (superscript: *d*irect).
 
 # %%
-private, others, again = study.split(setting, seed)
+private, others, again = material.split(setting, seed)
 reveal = reveal or setting.corpus.startswith("synthetic-")
 blacklist = sani.Blacklist.from_annotations(private)
 record = private[0]

@@ -46,9 +46,9 @@ from pathlib import Path
 import pandas as pd
 
 import sani
-from sani import figures, study
+from sani import figures, material
 
-setting = study.Setting(
+setting = material.Setting(
     name=preset,
     model=model,
     corpus=corpus,
@@ -58,7 +58,7 @@ setting = study.Setting(
     heldout_records=heldout_records,
     block_size=block_size,
 )
-private, others, _ = study.split(setting, seed)
+private, others, _ = material.split(setting, seed)
 reveal = reveal or setting.corpus.startswith("synthetic-")
 
 # %% [markdown]

@@ -49,9 +49,9 @@ jobs: int = 0  # processes side by side; 0: one per core
 # %%
 import pandas as pd
 
-from sani import figures, study, tables
+from sani import figures, material, study, tables
 
-setting = study.Setting(
+setting = material.Setting(
     name=preset,
     model=model,
     corpus=corpus,
@@ -70,7 +70,7 @@ setting = study.Setting(
 # ## What is trained, and on what?
 
 # %%
-data = study.prepare(setting, seed)
+data = material.prepare(setting, seed)
 print(f"{len(data.corpus)} records, {len(data.raw)} rows; {data.blacklist}")
 
 # %% [markdown]
@@ -79,7 +79,7 @@ print(f"{len(data.corpus)} records, {len(data.raw)} rows; {data.blacklist}")
 # model predicts whole where they stand; *utility* its accuracy on all other words.
 
 # %%
-runs = study.FINE_TUNED[:3]
+runs = study.fine_tuned(setting)[:3]
 made = study.complete(setting, [seed], runs, jobs)
 print(f"{made} runs made, {len(runs) - made} found")
 results = study.results(setting, [seed], runs)
@@ -103,19 +103,16 @@ at = {
         ("utility, all words", "utility_all", "none"),
         ("utility, other persons", "utility_heldout", "none"),
     )
-    for method in ("mlm", "mlma", "ppmlm")
+    for method in setting.objectives
 }
 pd.DataFrame(at).round(4)
 
 # %%
-end = {
-    m: tables.pick(table, "in_place", "direct", method=m, epoch=epochs)["value"].iloc[0]
-    for m in ("mlm", "mlma", "ppmlm")
-}
-print(
-    f"After {epochs} epochs MLM says {end['mlm']:.1%} of the direct identifiers, MLMA {end['mlma']:.1%}, "
-    f"PPMLM {end['ppmlm']:.1%}."
-)
+said = [
+    f"{method.upper()} {tables.pick(table, 'in_place', 'direct', method=method, epoch=epochs)['value'].iloc[0]:.1%}"
+    for method in setting.objectives
+]
+print(f"Of the direct identifiers, said after {epochs} epochs: {', '.join(said)}.")
 
 # %%
 start = tables.pick(table, "utility", epoch=0)

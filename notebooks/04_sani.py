@@ -42,9 +42,9 @@ jobs: int = 0  # processes side by side; 0: one per core
 target: str = "lm-head"  # what to erase: lm-head, head-transform, last-block-output or last-block
 
 # %%
-from sani import figures, study, tables
+from sani import figures, material, study, tables
 
-setting = study.Setting(
+setting = material.Setting(
     name=preset,
     model=model,
     corpus=corpus,
@@ -65,9 +65,10 @@ setting = study.Setting(
 # same with a blacklist that misses some of the terms, and with half of the records kept out of the repair.
 
 # %%
-sani_runs = [study.Run("sani", start, target) for start in ("mlm", "mlma")]
-default_runs = [study.Run("sani", start, "lm-head") for start in ("mlm", "mlma")]
-runs = list(dict.fromkeys([*study.FINE_TUNED, *default_runs, *sani_runs, *study.RECALL, *study.HALF]))
+raw, pseudonymized, _ = setting.objectives
+sani_runs = [study.Run("sani", start, which) for which in ("lm-head", target) for start in (raw, pseudonymized)]
+gaps = [*study.missed_terms(setting), *study.half_repaired(setting)]
+runs = list(dict.fromkeys([*study.fine_tuned(setting), *sani_runs, *gaps]))
 made = study.complete(setting, [seed], runs, jobs)
 print(f"{made} runs made, {len(runs) - made} found")
 table = tables.summary(tables.add_excess(study.results(setting, [seed], runs)))
@@ -130,10 +131,8 @@ contexts.pivot(index=["context", "reading"], columns="model", values="value").ro
 # share of one-token terms among the ten likeliest.*
 
 # %%
-erased = tables.pick(plain, "utility", method="sani", start="mlm", target=target, epoch=epochs)["value"].iloc[0]
-repaired = tables.pick(plain, "utility", method="sani", start="mlm", target=target, epoch=epochs + repair_epochs)[
-    "value"
-].iloc[0]
+of_sani = tables.pick(plain, "utility", method="sani", start=raw, target=target).set_index("epoch")["value"]
+erased, repaired = of_sani[epochs], of_sani[epochs + repair_epochs]
 print(f"Utility just after the erasure: {erased:.3f}; after {repair_epochs} epochs of repair: {repaired:.3f}.")
 
 # %% [markdown]

@@ -47,10 +47,10 @@ jobs: int = 0  # processes side by side; 0: one per core
 import pandas as pd
 from IPython.display import Markdown
 
-from sani import claims, figures, study, tables
+from sani import claims, figures, material, study, tables
 from sani.paths import figures as figures_folder
 
-setting = study.Setting(
+setting = material.Setting(
     name=preset,
     model=model,
     corpus=corpus,
@@ -81,7 +81,9 @@ setting = study.Setting(
 
 # %%
 targets = ["lm-head"]
-runs = [*study.FINE_TUNED, *study.CONTROLS, *study.unlearned("mlm", targets), *study.unlearned("mlma", targets)]
+raw, pseudonymized, _ = setting.objectives
+unlearned = [*study.unlearned(raw, targets), *study.unlearned(pseudonymized, targets)]
+runs = [*study.fine_tuned(setting), *study.controls(setting), *unlearned]
 made = study.complete(setting, [seed], runs, jobs)
 print(f"{made} runs made, {len(runs) - made} found")
 table = tables.summary(tables.add_excess(study.results(setting, [seed], runs)))
@@ -129,6 +131,16 @@ figures.show("05_memory", "Dot plot by method: regurgitation visible, isolated, 
 # %% [markdown]
 # *Share of direct (left) and indirect (right) identifiers that each method ends up saying.*
 #
+# ## The same on GPT-2 (the paper's Figure 5)
+# CLM, CLMA and PPCLM in the place of MLM, MLMA and PPMLM, over five seeds (`python -m sani.claims --setting tiny-gpt2`).
+# This notebook itself runs on GPT-2 with `papermill -f notebooks/presets/tiny-gpt2.yaml`.
+
+# %%
+figures.show("use_case_a_tiny_gpt2_frame", "Two panels: privacy and utility of GPT-2 over epochs, five seeds.")
+
+# %% [markdown]
+# *GPT-2: privacy (a) and utility (b) by teacher forcing, over fine-tuning and unlearning (grey).*
+#
 # ## Five seeds, and the verdicts
 # The same frame over five seeds, each with a corpus, a training and an erasure of its own; and the paper's claims,
 # judged by rules that were written down before the runs (`sani/claims.py`).
@@ -146,7 +158,7 @@ Markdown(text)
 
 # %%
 at = tables.endpoints(table).set_index(["method", "start", "metric", "kind", "context"])["value"].sort_index()
-assert at["logit-filter", "mlm", "in_place", "all", "visible"] == 0, "the filter lets no listed term through"
+assert at["logit-filter", raw, "in_place", "all", "visible"] == 0, "the filter lets no listed term through"
 assert len(tables.endpoint_table(table)) == len(runs) + 1
 
 # %% [markdown]

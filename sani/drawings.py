@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from .tables import CONTEXTS, endpoints, pick
+from .tables import CONTEXTS, endpoints, objectives, pick
 
 # One colour (Okabe–Ito) and one marker per method in every figure.
 STYLE = {
@@ -22,10 +22,14 @@ STYLE = {
     "counterfactual": ("#E69F00", "v"),
     "logit-filter": ("#999999", "*"),
 }
+STYLE |= {"clm": STYLE["mlm"], "clma": STYLE["mlma"], "ppclm": STYLE["ppmlm"]}
 LABELS = {
     "mlm": "MLM (unprotected)",
     "mlma": "MLMA",
     "ppmlm": "PPMLM",
+    "clm": "CLM (unprotected)",
+    "clma": "CLMA",
+    "ppclm": "PPCLM",
     "sani": "SANI",
     "retrain-at-equal-cost": "retrain at equal cost",
     "logit-filter": "logit filter",
@@ -77,7 +81,8 @@ def fine_tune(table: pd.DataFrame) -> Figure:
     """Privacy and utility while MLM, MLMA and PPMLM are fine-tuned (PAPER Figure 2, its left part)."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for method in ("mlm", "mlma", "ppmlm"):
+    trained = objectives(table)
+    for method in trained:
         label = LABELS[method]
         _line(left, pick(table, "in_place", "all", method=method), method, -1, label=label)
         _line(right, pick(table, "utility", method=method), method, label=label)
@@ -85,27 +90,30 @@ def fine_tune(table: pd.DataFrame) -> Figure:
         axes.set_xlabel("epochs of fine-tuning (0: the base model)")
         axes.set_ylabel(name)
         _grid(axes)
-    ends = {m: 1 - _last(table, "in_place", m, "all") for m in ("base", "mlm", "mlma", "ppmlm")}
-    figure.suptitle(
-        f"Privacy {ends['base']:.3f} before fine-tuning → {ends['mlm']:.3f} MLM, {ends['mlma']:.3f} on pseudonymised "
-        f"text, {ends['ppmlm']:.3f} PPMLM\n({_seeds(table)})", fontsize=11,
-    )  # fmt: skip
+    before, *after = (1 - _last(table, "in_place", m, "all") for m in ("base", *trained))
+    ends = ", ".join(f"{value:.3f} {LABELS[m]}" for m, value in zip(trained, after))
+    figure.suptitle(f"Privacy {before:.3f} before fine-tuning → {ends}\n({_seeds(table)})", fontsize=11)
     _legend(figure, [left])
     return figure
 
 
 def frame(table: pd.DataFrame) -> Figure:
-    """PAPER Figure 2 with both starts: privacy (a) and utility (b) over fine-tuning and unlearning."""
-    figure = Figure(figsize=(10.5, 7.6), layout="constrained")
-    grid = figure.subplots(2, 2, sharex=True)
-    end = pick(table, "utility", method="mlm")["epoch"].max()
+    """PAPER Figures 2 and 5: privacy (a) and utility (b) over fine-tuning and unlearning, a row per start."""
+    raw, pseudonymized, spared = objectives(table)
+    starts = [(raw, "all"), (pseudonymized, "indirect")][: 1 + (pseudonymized in set(table["start"]))]
+    figure = Figure(figsize=(10.5, 1.4 + 3.1 * len(starts)), layout="constrained")
+    grid = figure.subplots(len(starts), 2, sharex=True, squeeze=False)
+    end = pick(table, "utility", method=raw, start="")["epoch"].max()
     last = pick(table, "utility", method="repair-only")["epoch"].max()
     controls = ("base", "counterfactual", "retrain-at-equal-cost", "logit-filter")
     step = max(1.0, (last - end) / 4)
     ends = endpoints(table)
     target = "lm-head"
-    for (privacy, utility), start, kind in zip(grid, ("mlm", "mlma"), ("all", "indirect")):
-        for method in (start, "ppmlm"):
+    for (privacy, utility), (start, kind) in zip(grid, starts):
+        others = [pseudonymized] if len(starts) == 1 else []
+        for method in (start, *others, spared):
+            if method not in set(table["method"]):
+                continue
             _line(privacy, pick(table, "in_place", kind, method=method, start=""), method, -1, label=LABELS[method])
             _line(utility, pick(table, "utility", method=method, start=""), method, label=LABELS[method])
         for method in ("repair-only", "pruning", "sani"):
@@ -127,15 +135,15 @@ def frame(table: pd.DataFrame) -> Figure:
             axes.axvspan(end, last, color="0.93", zorder=-2)
             _grid(axes)
     ticks = [0, end // 4, end // 2, end, last]
-    for axes in grid[1]:
+    for axes in grid[-1]:
         axes.set_xticks([*ticks, last + 2.5 * step], [*(f"{tick:g}" for tick in ticks), "\ncontrols"])
         axes.set_xlabel("epochs: fine-tuning, then unlearning (grey)")
     values = [1 - _last(table, "in_place", *run) for run in (
-        ("mlm", "all"), ("repair-only", "all", "visible", "mlm"), ("sani", "all", "visible", "mlm", target),
-        ("ppmlm", "all"))]  # fmt: skip
-    text = "Privacy: {:.3f} unprotected; {:.3f} after repair-only, {:.3f} after SANI; {:.3f} PPMLM\n".format(*values)
-    figure.suptitle(text + f"({_seeds(table)})", fontsize=11)
-    _legend(figure, [*grid[0], grid[1][0]])
+        (raw, "all"), ("repair-only", "all", "visible", raw), ("sani", "all", "visible", raw, target),
+        (spared, "all"))]  # fmt: skip
+    text = "Privacy: {:.3f} unprotected; {:.3f} after repair-only, {:.3f} after SANI; {:.3f} {}\n"
+    figure.suptitle(text.format(*values, LABELS[spared]) + f"({_seeds(table)})", fontsize=11)
+    _legend(figure, [*grid[0], grid[-1][0]])
     return figure
 
 
@@ -144,7 +152,7 @@ def tradeoff(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(10.5, 4.9), layout="constrained")
     both = figure.subplots(1, 2, sharex=True)
     rows = endpoints(table)
-    rows = rows[(rows["start"] != "mlma") & rows["target"].isin(["", "lm-head"])]
+    rows = rows[(rows["start"] != objectives(table)[1]) & rows["target"].isin(["", "lm-head"])]
     front = {}
     for axes, metric, name in zip(
         both, ("utility", "utility_heldout"), ("on the training text", "on persons never trained on")
@@ -181,10 +189,11 @@ def sani(table: pd.DataFrame) -> Figure:
     """SANI over its epochs, from MLM and from MLMA: regurgitation visible and isolated, utility."""
     figure = Figure(figsize=(10.5, 4.9), layout="constrained")
     axes = figure.subplots(1, 3)
-    end = pick(table, "utility", method="mlm")["epoch"].max()
+    raw, pseudonymized, _ = objectives(table)
+    end = pick(table, "utility", method=raw, start="")["epoch"].max()
     targets = [t for t in table["target"].unique() if t]
     name = {target: "SANI" if len(targets) == 1 else f"SANI {target}" for target in targets}
-    for column, (start, kind) in zip(axes, (("mlm", "direct"), ("mlma", "indirect"))):
+    for column, (start, kind) in zip(axes, ((raw, "direct"), (pseudonymized, "indirect"))):
         before = pick(table, "in_place", kind, method=start, start="", epoch=end)["value"].iloc[0]
         column.axhline(before, color=STYLE[start][0], linewidth=1.2, label=f"{LABELS[start]}, before", linestyle="-.")
         # The counterfactual replaces annotated identifiers only, so it is no chance level for rare words.
@@ -197,7 +206,7 @@ def sani(table: pd.DataFrame) -> Figure:
                 face = {} if filled else {"markerfacecolor": "none", "linestyle": ":"}
                 _line(column, rows, "sani", label=f"{name[target]}, {context}", **face)
         column.set_title(f"{kind} identifiers regurgitated,\nfrom {LABELS[start]}", fontsize=10)
-    for start, line in (("mlm", "-"), ("mlma", "--")):
+    for start, line in ((raw, "-"), (pseudonymized, "--")):
         for target in targets:
             rows = pick(table, "utility", method="sani", start=start, target=target)
             _line(axes[2], rows, "sani", label=f"{name[target]}, from {start.upper()}", linestyle=line)
@@ -208,9 +217,9 @@ def sani(table: pd.DataFrame) -> Figure:
         column.set_xlabel(f"epoch ({end:g}: just erased)")
         _grid(column)
     first = targets[0]
-    after = _last(table, "in_place", "sani", "direct", "visible", "mlm", first)
-    utility = [_last(table, "utility", "mlm"), _last(table, "utility", "sani", start="mlm", target=first)]
-    before = _last(table, "in_place", "mlm", "direct")
+    after = _last(table, "in_place", "sani", "direct", "visible", raw, first)
+    utility = [_last(table, "utility", raw), _last(table, "utility", "sani", start=raw, target=first)]
+    before = _last(table, "in_place", raw, "direct")
     figure.suptitle(
         f"SANI: direct identifiers regurgitated {before:.1%} → {after:.1%}, "
         f"utility {utility[0]:.3f} → {utility[1]:.3f}\n({_seeds(table)})", fontsize=11,
@@ -281,7 +290,8 @@ def contexts(table: pd.DataFrame) -> Figure:
 def memory(table: pd.DataFrame) -> Figure:
     """Memory apart from context and guessing: regurgitation visible, isolated, and beyond the base model."""
     ends = endpoints(table)
-    ends = ends[(ends["start"] != "mlma") & ends["target"].isin(["", "lm-head"])]
+    raw, pseudonymized, _ = objectives(table)
+    ends = ends[(ends["start"] != pseudonymized) & ends["target"].isin(["", "lm-head"])]
     methods = [m for m in STYLE if m in set(ends["method"])][::-1]
     figure = Figure(figsize=(10.5, 0.42 * len(methods) + 2), layout="constrained")
     both = figure.subplots(1, 2, sharey=True)
@@ -309,10 +319,8 @@ def memory(table: pd.DataFrame) -> Figure:
              ("chance level (left: counterfactual, right: base)", {"color": "0.3", "linestyle": ":"}))  # fmt: skip
     handles = [Line2D([], [], **({"linestyle": "none"} | style), label=name) for name, style in names]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    excess = [
-        _last(table, "excess", *run) for run in (("mlm", "direct"), ("sani", "direct", "visible", "mlm", "lm-head"))
-    ]
-    indirect = _last(table, "excess", "sani", "indirect", "visible", "mlm", "lm-head")
+    excess = [_last(table, "excess", *run) for run in ((raw, "direct"), ("sani", "direct", "visible", raw, "lm-head"))]
+    indirect = _last(table, "excess", "sani", "indirect", "visible", raw, "lm-head")
     figure.suptitle(
         f"Said beyond what the base model guesses: direct {excess[0]:+.1%} unprotected, {excess[1]:+.1%} SANI; "
         f"indirect {indirect:+.1%} SANI\n({_seeds(table)})", fontsize=11,

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from .drawings import LABELS, STYLE, contexts, fine_tune, frame, memory, recall, sani, tradeoff
 from .evaluation import Report
 from .paths import figures
+from .pretrained_drawings import frequency, unlearning
 
 SETTINGS = {"svg.hashsalt": "sani", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -121,6 +122,8 @@ DRAW = {
     "frame": frame,
     "tradeoff": tradeoff,
     "memory": memory,
+    "unlearning": unlearning,
+    "frequency": frequency,
 }
 
 

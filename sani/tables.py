@@ -4,6 +4,11 @@ import pandas as pd
 from scipy import stats
 
 
+def objectives(table: pd.DataFrame) -> tuple[str, str, str]:
+    """How the models of a table name fine-tuning on raw, on pseudonymised text, and without listed targets."""
+    return ("clm", "clma", "ppclm") if "clm" in set(table["method"]) else ("mlm", "mlma", "ppmlm")
+
+
 def summary(results: pd.DataFrame) -> pd.DataFrame:
     """`study.results` without its seeds: mean and 95 % interval of each value, a row each.
 
@@ -32,7 +37,7 @@ def add_excess(results: pd.DataFrame) -> pd.DataFrame:
     """`study.results` with rows of metric `excess`: in_place minus the base model's, paired by seed (PAPER §5)."""
     keys = ["seed", "kind", "context"]
     whole = results[(results["metric"] == "in_place") & (results["subset"] == "")]
-    base = whole[(whole["method"] == "mlm") & (whole["epoch"] == 0)].set_index(keys)["value"]
+    base = whole[(whole["method"] == objectives(whole)[0]) & (whole["epoch"] == 0)].set_index(keys)["value"]
     guessed = base.reindex(pd.MultiIndex.from_frame(whole[keys])).to_numpy()
     excess = whole.assign(metric="excess", value=whole["value"] - guessed, low=float("nan"), high=float("nan"))
     return pd.concat([results, excess], ignore_index=True)
@@ -41,7 +46,7 @@ def add_excess(results: pd.DataFrame) -> pd.DataFrame:
 def endpoints(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of a `summary` at the end of each run with the whole blacklist, and those of the base model."""
     plain = table[(table["missed"] == 0) & (table["kept_out"] == 0)]
-    base = plain[(plain["method"] == "mlm") & (plain["epoch"] == 0)].assign(method="base")
+    base = plain[(plain["method"] == objectives(plain)[0]) & (plain["epoch"] == 0)].assign(method="base")
     last = plain.groupby(["method", "start", "target"])["epoch"].transform("max")
     return pd.concat([base, plain[plain["epoch"] == last]], ignore_index=True)
 
@@ -85,9 +90,10 @@ def recall_table(table: pd.DataFrame) -> pd.DataFrame:
     for share in sorted(set(table["missed"]) - {0.0}):
         where = {"metric": "in_place", "kind": "all", "subset": f"missed {share:g}"}
         ends = endpoints(table)
-        sani = {"method": "sani", "start": "mlm", "target": "lm-head"}
+        raw = objectives(table)[0]
+        sani = {"method": "sani", "start": raw, "target": "lm-head"}
         for name, found in (
-            ("unprotected", pick(ends, **where, method="mlm")),
+            ("unprotected", pick(ends, **where, method=raw)),
             ("SANI, terms missed", pick(table, **where, **sani, missed=share)),
             ("SANI, terms listed", pick(ends, **where, **sani)),
             ("base", pick(ends, **where, method="base")),
@@ -108,11 +114,12 @@ def contexts_table(table: pd.DataFrame) -> pd.DataFrame:
     """Direct identifiers regurgitated by context: a row per context and model."""
     rows = []
     ends = endpoints(table)
-    sani = {"method": "sani", "start": "mlm", "target": "lm-head"}
+    raw = objectives(table)[0]
+    sani = {"method": "sani", "start": raw, "target": "lm-head"}
     models = (
         ("base", ends, {"method": "base"}),
         ("counterfactual", ends, {"method": "counterfactual"}),
-        ("unprotected", ends, {"method": "mlm"}),
+        ("unprotected", ends, {"method": raw}),
         ("SANI", ends, sani),
         ("SANI, half repaired on", table, sani | {"kept_out": max(table["kept_out"])}),
     )
@@ -128,3 +135,17 @@ def contexts_table(table: pd.DataFrame) -> pd.DataFrame:
             for row in found[["value", "low", "high", "seeds"]].to_dict("records"):
                 rows.append({"context": context, "reading": "visible", "model": name} | row)
     return pd.DataFrame(rows)
+
+
+def frequency_table(results: pd.DataFrame, target: str = "lm-head") -> pd.DataFrame:
+    """A row per seed and term of use case B: iterations, and how many were said before and after each epoch of SANI."""
+    raw = objectives(results)[0]
+    of_terms = results[results["subset"].str.startswith("term ") & (results["missed"] == 0)]
+    trained = of_terms[(of_terms["method"] == raw) & (of_terms["start"] == "")]
+    end = trained["epoch"].max()
+    sani = of_terms[of_terms["method"].eq("sani") & of_terms["target"].eq(target) & (of_terms["epoch"] > end)]
+    before = trained[trained["epoch"] == end].pivot(index=["seed", "subset"], columns="metric", values="value")
+    after = sani[sani["metric"] == "said"].pivot(index=["seed", "subset"], columns="epoch", values="value")
+    after.columns = [f"after {epoch - end:g}" for epoch in after.columns]
+    table = before.rename(columns={"said": "before"})[["iterations", "before"]].join(after)
+    return table.astype(int).reset_index().rename(columns={"subset": "term"})

@@ -1,20 +1,24 @@
 """The ledger: intervals and verdicts by hand, claims on fabricated results, and a README that says what it says."""
 
-import functools
 import itertools
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from sani import Blacklist, claims, load_corpus, study
-from sani.claims import CLAIMS, COLUMNS, Values, conditions, judge, ledger, readings
+from sani import Blacklist, claims, load_corpus, material, study
+from sani.claims import COLUMNS, judge, ledger
 from sani.erasure import TARGETS
+from sani.material import SETTINGS
+from sani.rules import CLAIMS, Values, claims_of, conditions, correlation, rarest, readings
 
 SEEDS = range(5)
+TINY, GPT2, STORIES = SETTINGS["tiny"], SETTINGS["tiny-gpt2"], SETTINGS["tiny-stories"]
+OF_TINY = claims_of(TINY)
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -69,7 +73,8 @@ def made_up(**changes) -> pd.DataFrame:
 
     By (method, start): privacy at the start, after a quarter, after the first epoch of repair, at the end; utility.
     """
-    setting = study.Setting()
+    setting = changes.pop("setting", TINY)
+    raw, pseudonymized, spared = setting.objectives
     values = {
         "mlm": {0: (0.98, 0.80), 16: (0.92, 0.84), 64: (0.80, 0.90)},
         "mlma": {0: (0.98, 0.80), 16: (0.96, 0.84), 64: (0.93, 0.90)},
@@ -81,16 +86,17 @@ def made_up(**changes) -> pd.DataFrame:
         "pruning": {65: (0.97, 0.80), 77: (0.97, 0.86)},
         "sani": {65: (0.95, 0.85), 77: (0.97, 0.895)},
     } | changes
+    values |= {raw: values["mlm"], pseudonymized: values["mlma"], spared: values["ppmlm"]}
     rows = []
-    for run, seed in itertools.product(study.ALL, SEEDS):
+    for run, seed in itertools.product(study.all_runs(setting), SEEDS):
         known = values[run.method]
-        for epoch in setting.trained_at if run.method in ("mlm", "mlma", "ppmlm") else known:
+        for epoch in setting.trained_at if run.method in setting.objectives else known:
             privacy, utility = known[max(e for e in known if e <= epoch)]
             noise = 0.0005 * (seed - 2)
-            lower = 0.002 if run.start == "mlma" else 0.0
+            lower = 0.002 if run.start == pseudonymized else 0.0
             for kind in ("all", "indirect"):
                 # From MLM all identifiers count, from MLMA the indirect ones: the other kind must not be looked at.
-                asked = not run.start or (run.start == "mlma") == (kind == "indirect")
+                asked = not run.start or (run.start == pseudonymized) == (kind == "indirect")
                 rows.append({**run._asdict(), "seed": seed, "epoch": epoch, "metric": "in_place", "kind": kind,
                              "context": "visible", "subset": "",
                              "value": 1 - privacy - noise if asked else 0.3 * seed})  # fmt: skip
@@ -106,10 +112,10 @@ def verdicts(table: pd.DataFrame) -> dict:
 
 
 def test_ledger_of_made_up_results():
-    table = ledger(made_up(), study.Setting())
+    table = ledger(made_up(), TINY)
     assert list(table.columns) == COLUMNS
     found = verdicts(table)
-    assert set(found) == {(c, r) for c in CLAIMS for r in readings(c)}
+    assert set(found) == {(c, r) for c in OF_TINY for r in readings(c, TINY)}
     assert len(found) == 4 + 5 * len(TARGETS)
     for (claim, _), verdict in found.items():
         # The logit filter has privacy 1 and the unprotected model's utility, so it dominates SANI.
@@ -139,8 +145,79 @@ def test_ledger_of_made_up_results():
     ],
 )
 def test_each_claim_can_be_contradicted(claim, change):
-    found = verdicts(ledger(made_up(**change), study.Setting()))
+    found = verdicts(ledger(made_up(**change), TINY))
     assert {v for (c, _), v in found.items() if c == claim} == {"contradicted"}
+
+
+def test_ledger_of_gpt2():
+    found = verdicts(ledger(made_up(setting=GPT2), GPT2))
+    assert set(found) == {(c, r) for c in ("A9", "C1") for r in ("lm-head", "last-block-output", "last-block")}
+    assert {v for (c, _), v in found.items() if c == "A9"} == {"holds"}
+    for change in (
+        {"sani": {65: (0.84, 0.85), 77: (0.97, 0.895)}},
+        {"repair-only": {65: (0.85, 0.91), 77: (0.96, 0.92)}},
+    ):
+        found = verdicts(ledger(made_up(setting=GPT2, **change), GPT2))
+        assert {v for (c, _), v in found.items() if c == "A9"} == {"contradicted"}
+
+
+def made_up_stories(
+    said=(0.3, 0.1, 0.06, 0.05, 0.04), repaired=(0.2, 0.15, 0.13, 0.12), f1=0.8, change=0.002, rare=1.0
+):
+    """Results of use case B in which B1–B6 hold: 40 terms that stand 1, 2, 4, … times, the rarest said more often.
+
+    said: regurgitation after 0…4 epochs of SANI (and pruning); repaired: after 1…4 of repair-only.
+    """
+    end, rows = STORIES.epochs, []
+    for run, seed in itertools.product(study.all_runs(STORIES), SEEDS):
+        after = {"sani": said[1:], "pruning": said[1:], "repair-only": repaired}.get(run.method)
+        at = {end + e: value for e, value in enumerate(after, start=1)} if after else {}
+        at |= {"mlm": {0: 0.02, end: said[0]}, "ppmlm": {0: 0.02, end: 0.02}, "counterfactual": {end: 0.02},
+               "retrain-at-equal-cost": {4: 0.02}, "logit-filter": {end: 0.0}}.get(run.method, {})  # fmt: skip
+        for epoch, value in at.items():
+            head = run._asdict() | {"seed": seed, "epoch": epoch, "subset": "", "kind": "none", "context": "visible"}
+            rows.append(head | {"metric": "in_place", "kind": "all", "value": value + 0.001 * (seed - 2)})
+            rows.append(head | {"metric": "utility", "value": 0.6 + 0.001 * (seed - 2)})
+            f1_now = f1 + 0.01 * seed + (change if run.start else 0.0)
+            rows.append(head | {"metric": "f1_weighted", "subset": "emotions", "value": f1_now})
+            for term in range(40):
+                times = 2 ** (term // 4)
+                count = rare * (run.start != "") if term < 4 else round(value * times)
+                named = head | {"subset": f"term {term}", "kind": "all"}
+                rows.append(named | {"metric": "iterations", "value": times})
+                rows.append(named | {"metric": "said", "value": count})
+    return pd.DataFrame(rows)
+
+
+def test_ledger_of_the_pretrained():
+    found = verdicts(ledger(made_up_stories(), STORIES))
+    assert set(found) == {(c, r) for c in claims_of(STORIES) for r in readings(c, STORIES)}
+    assert {c for (c, _), v in found.items() if v != "holds"} <= {"C1"}
+
+
+@pytest.mark.parametrize(
+    "claim, change",
+    [
+        ("B1", {"said": (0.3, 0.16, 0.06, 0.05, 0.04)}),  # falls by less than half
+        ("B1", {"said": (0.3, 0.1, 0.06, 0.05, 0.08)}),  # rises again
+        ("B2", {"repaired": (0.2, 0.15, 0.05, 0.12)}),  # once below
+        ("B3", {"change": -0.02}),
+        ("B4", {"said": (0.0, 0.0, 0.0, 0.0, 0.0), "rare": -1.0}),
+        ("B5", {"said": (0.3, 0.1, 0.2, 0.05, 0.04)}),
+        ("B6", {"rare": 0.0}),
+    ],
+)
+def test_each_claim_of_the_pretrained_can_be_contradicted(claim, change):
+    found = verdicts(ledger(made_up_stories(**change), STORIES))
+    assert {v for (c, _), v in found.items() if c == claim} <= {"contradicted", "undecided"}
+
+
+def test_correlation_and_rarest_tenth_by_hand():
+    index = pd.MultiIndex.from_product([[0, 1], range(10)], names=["seed", "subset"])
+    times = [*range(1, 11), *[1] * 5, *range(2, 7)]
+    terms = pd.DataFrame({"iterations": times, "said": [*range(10), *range(10, 0, -1)]}, index=index, dtype=float)
+    assert correlation(terms)[0] == pytest.approx(1.0) and correlation(terms)[1] < 0
+    assert rarest(terms).tolist() == [True] + [False] * 9 + [True] * 5 + [False] * 5
 
 
 def test_readings_and_starts_are_judged_apart():
@@ -148,19 +225,19 @@ def test_readings_and_starts_are_judged_apart():
     spoilt = (results["method"] == "sani") & (results["metric"] == "in_place")
     one = results.copy()
     one.loc[spoilt & (one["target"] == "last-block") & (one["start"] == "mlm"), "value"] += 0.2
-    found = verdicts(ledger(one, study.Setting()))
+    found = verdicts(ledger(one, TINY))
     assert [r for (c, r), v in found.items() if c in ("A5", "A6") and v == "contradicted"] == ["last-block"] * 2
     assert {v for (c, _), v in found.items() if c == "A8"} == {"holds"}
     one = results.copy()
     one.loc[spoilt & (one["target"] == "last-block") & (one["start"] == "mlma"), "value"] += 0.2
-    found = verdicts(ledger(one, study.Setting()))
+    found = verdicts(ledger(one, TINY))
     assert [r for (c, r), v in found.items() if c == "A8" and v == "contradicted"] == ["last-block"]
     assert {v for (c, _), v in found.items() if c in ("A5", "A6")} == {"holds"}
 
 
 def test_c1_holds_when_nothing_dominates():
     worse = {"logit-filter": {64: (1.0, 0.85)}, "ppmlm": {0: (0.98, 0.8), 64: (0.96, 0.89)}}
-    found = verdicts(ledger(made_up(**worse), study.Setting()))
+    found = verdicts(ledger(made_up(**worse), TINY))
     assert {v for (c, _), v in found.items() if c == "C1"} == {"holds"}
 
 
@@ -168,13 +245,21 @@ def test_methods_are_paired_by_seed():
     """Seeds differ by far more than the methods do, and the claim is decided all the same."""
     results = made_up()
     results["value"] += results["seed"].where(results["metric"] == "in_place", 0) * 0.1
-    assert verdicts(ledger(results, study.Setting()))["A2", "–"] == "holds"
-    assert Values(results, study.Setting()).privacy("mlm").std() > 0.1
+    assert verdicts(ledger(results, TINY))["A2", "–"] == "holds"
+    assert Values(results, TINY).privacy("mlm").std() > 0.1
 
 
 def test_margins_are_those_of_the_paper_restated():
-    margins = {(c, x.sign, x.margin) for c in CLAIMS for x in conditions(c, "lm-head")}
+    margins = {
+        (c, x.sign, x.margin) for s in (TINY, GPT2, STORIES) for c in claims_of(s) for x in conditions(c, s, "lm-head")
+    }
     assert {
+        ("B1", ">=", 0.0),
+        ("B2", ">", 0.0),
+        ("B3", "<=", 0.01),
+        ("B4", ">", 0.0),
+        ("B6", ">", 0.0),
+        ("A9", "within", 0.02),
         ("A1", ">", 0.02),
         ("A3", "<=", 0.02),
         ("A4", "<=", 0.03),
@@ -188,8 +273,10 @@ def test_readme_says_what_the_ledger_says():
     table = pd.read_csv(ROOT / "figures" / "claims.csv")
     assert list(table.columns) == COLUMNS
     assert set(table["verdict"]) <= {"holds", "contradicted", "undecided"}
-    assert set(CLAIMS) <= set(table.loc[table["setting"] == "tiny", "id"])
-    assert (table.loc[table["setting"] == "tiny", "seeds"] >= 5).all()
+    for name, setting in SETTINGS.items():
+        assert set(claims_of(setting)) <= set(table.loc[table["setting"] == name, "id"])
+        assert (table.loc[table["setting"] == name, "seeds"] >= 5).all()
+    assert set(table["id"]) & set(CLAIMS) == set(CLAIMS)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     between = text.split(claims.MARKERS[0])[1].split(claims.MARKERS[1])[0]
     assert between.strip() == claims.readme_table(table)
@@ -205,7 +292,7 @@ def test_readme_names_what_is_contradicted_and_nothing_else():
 
 def test_table_is_put_between_the_markers(tmp_path):
     path = tmp_path / "README.md"
-    table = ledger(made_up(), study.Setting())
+    table = ledger(made_up(), TINY)
     path.write_text(f"before\n{claims.MARKERS[0]}\nOUTDATED\n{claims.MARKERS[1]}\nafter\n", encoding="utf-8")
     claims.write_readme(table, path)
     text = path.read_text(encoding="utf-8")
@@ -221,7 +308,7 @@ def test_table_is_put_between_the_markers(tmp_path):
 def test_a_setting_replaces_its_own_rows_only(tmp_path, monkeypatch):
     monkeypatch.setenv("SANI_HOME", str(tmp_path))
     (tmp_path / "figures").mkdir()
-    tiny = ledger(made_up(), study.Setting())
+    tiny = ledger(made_up(), TINY)
     claims.write(tiny.assign(setting="court"))
     both = claims.write(tiny)
     assert list(both["setting"].unique()) == ["tiny", "court"] and len(both) == 2 * len(tiny)
@@ -242,28 +329,31 @@ def test_bad_arguments_end_before_any_work(capsys):
 
 def test_a_ledger_is_not_replaced_by_one_of_fewer_seeds(home, monkeypatch, capsys):
     (home / "figures").mkdir(parents=True)
-    claims.write(ledger(made_up(), study.Setting()))
+    claims.write(ledger(made_up(), TINY))
     monkeypatch.setattr(claims.study, "complete", None)
     with pytest.raises(SystemExit):
         claims.main(["--seeds", "7"])
     assert "fewer than 5 would replace them" in capsys.readouterr().err
 
 
-def small_study(monkeypatch, home, **changes):
+def small_study(monkeypatch, home):
     """A home with a README to write to, and a tiny setting that takes seconds."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "README.md").write_text("\n".join(claims.MARKERS), encoding="utf-8")
     (home / "figures").mkdir()
-    small = functools.partial(study.Setting, records=6, epochs=2, repair_epochs=1, **changes)
-    monkeypatch.setattr(claims.study, "Setting", small)
-    study.prepare.cache_clear()
+    small = {
+        name: replace(setting, records=6, heldout_records=3, epochs=2, repair_epochs=1)
+        for name, setting in SETTINGS.items()
+    }
+    monkeypatch.setattr(claims, "SETTINGS", small)
+    material.prepare.cache_clear()
 
 
 def test_the_command_makes_runs_ledger_figures_and_readme(home, monkeypatch, capsys):
-    small_study(monkeypatch, home, heldout_records=3)
+    small_study(monkeypatch, home)
     claims.main(["--seeds", "3", "--jobs", "1"])
     told = capsys.readouterr().out
-    assert f"{len(study.ALL)} runs made" in told and "undecided" in told
+    assert f"{len(study.all_runs(TINY))} runs made" in told and "undecided" in told
     table = pd.read_csv(home / "figures" / "claims.csv")
     assert set(table["verdict"]) == {"undecided"} and set(table["seeds"]) == {1}
     assert "| C1 |" in (home / "README.md").read_text(encoding="utf-8")

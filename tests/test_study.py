@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from conftest import make_corpus, spans
 
-from sani import Blacklist, load_corpus, study
+from sani import Blacklist, load_corpus, material, measuring, study
 from sani.blocks import tensors
-from sani.study import Run, Setting
+from sani.material import Setting
+from sani.study import Run
 from sani.training import model_fingerprint
 
 TINY = Setting(records=6, heldout_records=3, epochs=2, repair_epochs=1)
@@ -25,9 +26,9 @@ RUNS = (
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("SANI_HOME", str(tmp_path))
-    study.prepare.cache_clear()
+    material.prepare.cache_clear()
     yield tmp_path
-    study.prepare.cache_clear()
+    material.prepare.cache_clear()
 
 
 @pytest.fixture
@@ -49,40 +50,40 @@ def own(tmp_path):
 
 def test_nobody_held_out_is_trained_on():
     for seed in (0, 1):
-        corpus, others, again = study.split(Setting(records=40, heldout_records=10), seed)
+        corpus, others, again = material.split(Setting(records=40, heldout_records=10), seed)
         seen = set(corpus["person_id"])
         assert len(corpus) == 40 and len(others) == 10 and not seen & set(others["person_id"])
         assert set(again["person_id"]) <= seen and not set(again["record_id"]) & set(corpus["record_id"])
-    first, second = (study.split(Setting(records=40), seed)[0]["text"] for seed in (0, 1))
+    first, second = (material.split(Setting(records=40), seed)[0]["text"] for seed in (0, 1))
     assert not set(first) & set(second)
 
 
 def test_a_fixed_corpus_is_split_by_person_and_seed(own):
     setting = Setting(corpus=own, records=5, heldout_records=3)
-    drawn = {seed: study.split(setting, seed) for seed in range(6)}
+    drawn = {seed: material.split(setting, seed) for seed in range(6)}
     for corpus, others, again in drawn.values():
         assert again is None and len(others) == 3 and 1 <= len(corpus) <= 5
         assert not set(corpus["person_id"]) & set(others["person_id"])
     assert len({tuple(sorted(others["record_id"])) for _, others, _ in drawn.values()}) > 1
-    assert study.split(setting, 4)[0]["record_id"] == drawn[4][0]["record_id"]
+    assert material.split(setting, 4)[0]["record_id"] == drawn[4][0]["record_id"]
     with pytest.raises(ValueError, match="leave nobody to train on after heldout_records=10"):
-        study.split(replace(setting, heldout_records=10), 0)
+        material.split(replace(setting, heldout_records=10), 0)
     with pytest.raises(ValueError, match="heldout_records=0"):
-        study.split(replace(setting, heldout_records=0), 0)
+        material.split(replace(setting, heldout_records=0), 0)
 
 
 def test_halves_share_no_person(own):
     corpus = load_corpus(own)
-    one, two = study.halves(corpus), study.halves(corpus)
+    one, two = material.halves(corpus), material.halves(corpus)
     assert one["public"]["record_id"] == two["public"]["record_id"]
     assert not set(one["public"]["person_id"]) & set(one["private"]["person_id"])
     assert len(one["public"]) + len(one["private"]) == len(corpus)
-    private = study.split(Setting(corpus=own, half="private", records=9, heldout_records=1), 0)
+    private = material.split(Setting(corpus=own, half="private", records=9, heldout_records=1), 0)
     assert set(private[0]["record_id"]) | set(private[1]["record_id"]) <= set(one["private"]["record_id"])
 
 
 def test_run_folders_differ_with_everything_that_matters():
-    runs = [study.folder(TINY, 0, run) for run in study.ALL]
+    runs = [study.folder(TINY, 0, run) for run in study.all_runs(TINY)]
     runs += [study.folder(TINY, 1, Run("mlm"))]
     runs += [study.folder(replace(TINY, **change), 0, Run("mlm")) for change in (
         {"epochs": 3}, {"records": 7}, {"learning_rate": 1e-3}, {"model": "tiny-bert-leaky"}, {"name": "other"},
@@ -92,7 +93,7 @@ def test_run_folders_differ_with_everything_that_matters():
 
 
 def test_what_the_repair_reads():
-    data = study.prepare(TINY, 0)
+    data = material.prepare(TINY, 0)
     whole = study._repair_blocks(TINY, data, Run("sani", "mlm", "lm-head"), 0)
     assert whole is data.raw
     assert study._repair_blocks(TINY, data, Run("sani", "mlma", "lm-head"), 0) is data.pseudonymized
@@ -105,15 +106,15 @@ def test_what_the_repair_reads():
 
 
 def test_kept_out_records_and_missed_terms_are_the_measured_ones():
-    data = study.prepare(TINY, 0)
+    data = material.prepare(TINY, 0)
     columns = tensors(data.raw)
     flat = {name: column.reshape(-1).numpy() for name, column in columns.items()}
     listed = flat["term_ids"] >= 0
     units = pd.DataFrame({"record_id": flat["record_ids"][listed], "term_id": flat["term_ids"][listed]})
-    subsets = study._subsets(data, units)
+    subsets = measuring._subsets(data, units)
     assert set(units.loc[subsets["kept out"], "record_id"]) <= set(data.kept_out.tolist())
     assert not set(units.loc[subsets["kept out only"], "term_id"]) & set(units.loc[~subsets["kept out"], "term_id"])
-    shares = [subsets[f"missed {share:g}"] for share in study.MISSED]
+    shares = [subsets[f"missed {share:g}"] for share in measuring.MISSED]
     for smaller, larger in zip(shares, shares[1:]):
         assert (smaller <= larger).all() and smaller.sum() < larger.sum()
     lacking = data.blacklist - data.blacklist.without(0.5, 0)
@@ -145,7 +146,7 @@ def test_side_by_side_gives_the_same_numbers(home, monkeypatch):
     study.complete(TINY, [0, 1], runs, jobs=2, progress=False)
     several = study.results(TINY, [0, 1], runs)
     monkeypatch.setenv("SANI_HOME", str(home / "other"))
-    study.prepare.cache_clear()
+    material.prepare.cache_clear()
     study.complete(TINY, [0, 1], runs, jobs=1, progress=False)
     pd.testing.assert_frame_equal(several, study.results(TINY, [0, 1], runs))
 

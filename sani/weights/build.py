@@ -1,8 +1,8 @@
-"""Make the small weights that ship: `python -m sani.weights.build [name …]`, resumable, some ten minutes on two cores.
+"""Make the small weights that ship: `python -m sani.weights.build [name …]`, resumable, half an hour on two cores.
 
-The setting below was frozen on the base and the unprotected model alone, before any method was run on it. The manifest
-of each model records command, seed, corpus, versions, sha256 and the figures measured, next to the thresholds they
-must pass; weights rebuilt elsewhere may differ in bits and pass them all the same.
+The settings below were frozen on the base and the unprotected model alone, before any method was run on them. The
+manifest of each model records command, seed, corpus, versions, sha256 and the figures measured, next to the thresholds
+they must pass; weights rebuilt elsewhere may differ in bits and pass them all the same.
 """
 
 import argparse
@@ -10,15 +10,22 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
 
+from datasets import Dataset, concatenate_datasets
 from faker.providers.person.en_US import Provider as NameProvider
 
 from .. import Blacklist, counterfactual, encode, evaluate, fine_tune, load_corpus, load_model
 from ..blocks import corpus_fingerprint
+from ..entities import find_entities
+from ..material import OTHERS, SETTINGS
 from ..paths import runs, weights
-from ..pretraining import ARCHITECTURE, PHASES, pretrain
+from ..pretraining import ARCHITECTURE, GPT2_ARCHITECTURE, PHASES, pretrain
 from ..runs import commit, run_folder
+from . import ner
 
 VOCABULARY = 6000
 NAME_WEIGHT = 40  # how often each name of Faker's lists counts when the vocabulary is learned
@@ -26,130 +33,247 @@ BLOCK_SIZE = 128
 CORPUS = {"records": 200, "seed": 0}  # what the leaky model has seen
 PUBLIC = {"records": 4000, "seed": 0}  # of the split "public": all that the base model has seen
 FINE_TUNING = {"epochs": 64, "learning_rate": 3e-3, "batch_size": 4, "seed": 0}
+# A causal model learns from every token, not from 15 %: fewer epochs, and a vocabulary that keeps its logits few.
+GPT2_VOCABULARY = 3000
+GPT2_PHASES = (
+    {"block_size": 32, "epochs": 2, "learning_rate": 3e-3, "batch_size": 64, "warmup": 0.05},
+    {"block_size": 128, "epochs": 3, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
+)
+GPT2_CORPUS = {"records": SETTINGS["tiny-gpt2"].records, "seed": 0}
+STORIES = SETTINGS["tiny-stories"]
+STORIES_VOCABULARY = 4000
+STORIES_PUBLIC = {"records": 4000, "seed": 0}
+STORIES_CORPUS = {"records": STORIES.records, "seed": 0}
+STORIES_TRAINING = {
+    "epochs": STORIES.epochs, "learning_rate": STORIES.learning_rate, "batch_size": STORIES.batch_size, "seed": 0,
+}  # fmt: skip
+NER_WORLDS = {"worlds": 40, "records": 60, "first_seed": 100}  # of the public split
+NER_TRAINING = {"vocabulary": 3000, "epochs": 8, "seed": 0}
 MAX_BYTES = 4_000_000
 
 
-def study():
-    """The corpus that the leaky model is fine-tuned on, and its blacklist."""
-    corpus = load_corpus("synthetic-clinical", **CORPUS)
+def clinical(records: int) -> tuple[Dataset, Blacklist]:
+    """The clinical corpus that a leaky model is fine-tuned on, and its blacklist."""
+    corpus = load_corpus("synthetic-clinical", records=records, seed=0)
     return corpus, Blacklist.from_annotations(corpus) | Blacklist.from_rare_words(corpus, k=2)
 
 
-def heldout(records: int = 100):
-    """Records of the same source whose persons are not in the leaky model's corpus."""
+def stories() -> tuple[Dataset, Blacklist]:
+    """The stories that `tiny-bert-stories` has read, and the annotated names in them."""
+    corpus = load_corpus("synthetic-stories", **STORIES_CORPUS)
+    return corpus, Blacklist.from_annotations(corpus)
+
+
+def heldout(records: int = 100) -> Dataset:
+    """Clinical records of the same source whose persons are not in the leaky model's corpus."""
     seen = set(load_corpus("synthetic-clinical", **CORPUS)["person_id"])
     more = load_corpus("synthetic-clinical", records=CORPUS["records"] + 2 * records, seed=CORPUS["seed"])
     rows = [i for i, person in enumerate(more["person_id"]) if person not in seen]
     return more.select(rows[:records])
 
 
+def names() -> list[str]:
+    """Faker's names, each as often as it counts for the vocabulary.
+
+    As bert-base-uncased's, a vocabulary holds common names, whichever split uses them. The weights saw the public
+    split only, and know no more of a private name than that it is a token.
+    """
+    return sorted({*NameProvider.first_names, *NameProvider.last_names}) * NAME_WEIGHT
+
+
 def build_base(folder):
     """`tiny-bert`: trained on the public split only; its vocabulary on that split and on lists of names."""
     public = load_corpus("synthetic-clinical", split="public", **PUBLIC)
-    # As bert-base-uncased's, the vocabulary holds common names: here those of Faker's public lists, whichever split
-    # uses them. The weights saw the public split only, and know no more of a private name than that it is a token.
-    names = sorted({*NameProvider.first_names, *NameProvider.last_names}) * NAME_WEIGHT
-    model, tokenizer = pretrain(public, folder, VOCABULARY, also=names, seed=PUBLIC["seed"])
-    return model, tokenizer, public
+    return *pretrain(public, folder, VOCABULARY, also=names(), seed=PUBLIC["seed"]), public
 
 
-def build_leaky(folder):
-    """`tiny-bert-leaky`: tiny-bert fine-tuned without protection."""
-    model, tokenizer = load_model("tiny-bert")
-    corpus, blacklist = study()
-    blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
-    run_dir = run_folder("leaky", "training", **FINE_TUNING)
-    return fine_tune(model, blocks, "mlm", run_dir=run_dir, **FINE_TUNING), tokenizer, corpus
+def build_gpt2(folder):
+    """`tiny-gpt2`: trained on the public split only, as is its vocabulary."""
+    public = load_corpus("synthetic-clinical", split="public", **PUBLIC)
+    return *pretrain(public, folder, GPT2_VOCABULARY, phases=GPT2_PHASES, seed=PUBLIC["seed"], causal=True), public
 
 
-def build_counterfactual(folder):
-    """`tiny-bert-counterfactual`: as tiny-bert-leaky, on the same text with every identifier resampled."""
-    model, tokenizer = load_model("tiny-bert")
-    corpus, _ = study()
-    corpus = counterfactual(corpus, seed=FINE_TUNING["seed"])
+def build_stories_public(folder):
+    """`tiny-bert-stories-public`: trained on stories of the public split only, in which other names occur."""
+    public = load_corpus("synthetic-stories", split="public", **STORIES_PUBLIC)
+    return *pretrain(public, folder, STORIES_VOCABULARY, also=names(), seed=STORIES_PUBLIC["seed"]), public
+
+
+def trained_on(base: str, corpus: Dataset, training: dict):
+    """A shipped base model trained on a corpus without protection."""
+    model, tokenizer = load_model(base)
     blocks = encode(corpus, tokenizer, block_size=BLOCK_SIZE)
-    run_dir = run_folder("counterfactual", "training", **FINE_TUNING)
-    return fine_tune(model, blocks, "mlm", run_dir=run_dir, **FINE_TUNING), tokenizer, corpus
+    run_dir = run_folder(base, "training", corpus=corpus_fingerprint(corpus), **training)
+    return fine_tune(model, blocks, run_dir=run_dir, **training), tokenizer, corpus
 
 
-def measure(model, tokenizer) -> dict[str, float]:
-    """The figures that a manifest records, on the corpus of the leaky model."""
-    corpus, blacklist = study()
+def build_ner(folder):
+    """`tiny-ner`: trained on stories of many worlds of the public split; no name of the private split is in any."""
+    first, records = NER_WORLDS["first_seed"], NER_WORLDS["records"]
+    worlds = [
+        load_corpus("synthetic-stories", records=records, seed=first + world, split="public")
+        for world in range(NER_WORLDS["worlds"])
+    ]
+    return *ner.train(worlds, folder, **NER_TRAINING), concatenate_datasets(worlds)
+
+
+def measure_clinical(records: int) -> Callable:
+    """What a manifest records of a clinical model: measured on the corpus of the leaky one."""
+
+    def measure(model, tokenizer) -> dict[str, float]:
+        corpus, blacklist = clinical(records)
+        others = heldout()
+        blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
+        unseen = encode(others, tokenizer, Blacklist.from_annotations(others), block_size=BLOCK_SIZE)
+        report = evaluate(model, blocks, heldout=unseen)
+        return {
+            "privacy": report.privacy,
+            "privacy_direct": 1 - report.value("in_place", kind="direct"),
+            "privacy_indirect": 1 - report.value("in_place", kind="indirect"),
+            "privacy_direct_isolated": 1 - report.value("in_place", kind="direct", context="isolated"),
+            "utility": report.utility,
+            "utility_all": report.value("utility_all", kind="none"),
+            "utility_heldout": report.value("utility_heldout", kind="none"),
+        }
+
+    return measure
+
+
+def measure_stories(model, tokenizer) -> dict[str, float]:
+    """What a manifest records of a model of stories, on the private ones."""
+    corpus, blacklist = stories()
+    others = load_corpus("synthetic-stories", records=60, seed=OTHERS, split="public")
     blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
-    others = heldout()
     unseen = encode(others, tokenizer, Blacklist.from_annotations(others), block_size=BLOCK_SIZE)
     report = evaluate(model, blocks, heldout=unseen)
     return {
-        "privacy_direct": 1 - report.value("in_place", kind="direct"),
-        "privacy_indirect": 1 - report.value("in_place", kind="indirect"),
-        "privacy_direct_isolated": 1 - report.value("in_place", kind="direct", context="isolated"),
+        "regurgitation": report.regurgitation,
+        "regurgitation_isolated": report.value("in_place", context="isolated"),
         "utility": report.utility,
-        "utility_all": report.value("utility_all", kind="none"),
         "utility_heldout": report.value("utility_heldout", kind="none"),
     }
 
 
-def thresholds(name: str, base: dict[str, float] | None) -> dict[str, tuple[float, float]]:
-    """Lowest and highest allowed value of each measured figure; `base` are the figures of tiny-bert."""
-    if name == "tiny-bert":
-        return {"privacy_direct": (0.95, 1.0), "utility": (0.5, 1.0)}
-    if name == "tiny-bert-leaky":
-        return {"privacy_direct": (0.0, base["privacy_direct"] - 0.10), "utility": (base["utility"] + 0.03, 1.0)}
-    return {"privacy_direct": (0.95, 1.0), "utility": (base["utility"], 1.0)}
+def measure_ner(model, tokenizer) -> dict[str, float]:
+    """Precision and recall of `tiny-ner` on the private stories, none of whose names it has read."""
+    folder = runs() / "tiny-ner-measured"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    corpus, _ = stories()
+    return ner.scores(find_entities(corpus, folder, resume=False), corpus)
 
 
-BUILDERS = {
-    "tiny-bert": build_base,
-    "tiny-bert-leaky": build_leaky,
-    "tiny-bert-counterfactual": build_counterfactual,
-}
+class Recipe(NamedTuple):
+    """How a model is made and measured, and which values of each figure pass, given its base model's figures."""
+
+    make: Callable
+    measure: Callable
+    base: str | None
+    thresholds: Callable[[dict[str, float]], dict[str, tuple[float, float]]]
+    corpus: dict
+    setting: dict
+
+
+def _trained(base: str, corpus: Callable[[], Dataset], training: dict) -> Callable:
+    return lambda folder: trained_on(base, corpus(), training)
+
+
+_BERT = measure_clinical(CORPUS["records"])
+_GPT2 = measure_clinical(GPT2_CORPUS["records"])
+RECIPES = {
+    "tiny-bert": Recipe(
+        build_base, _BERT, None, lambda _: {"privacy_direct": (0.95, 1.0), "utility": (0.5, 1.0)}, PUBLIC,
+        {"pretraining": PHASES} | ARCHITECTURE,
+    ),
+    "tiny-bert-leaky": Recipe(
+        _trained("tiny-bert", lambda: clinical(CORPUS["records"])[0], FINE_TUNING), _BERT, "tiny-bert",
+        lambda base: {"privacy_direct": (0.0, base["privacy_direct"] - 0.10), "utility": (base["utility"] + 0.03, 1.0)},
+        CORPUS, FINE_TUNING,
+    ),
+    "tiny-bert-counterfactual": Recipe(
+        _trained("tiny-bert", lambda: counterfactual(clinical(CORPUS["records"])[0], seed=0), FINE_TUNING), _BERT,
+        "tiny-bert", lambda base: {"privacy_direct": (0.95, 1.0), "utility": (base["utility"], 1.0)},
+        CORPUS, FINE_TUNING,
+    ),
+    "tiny-gpt2": Recipe(
+        build_gpt2, _GPT2, None, lambda _: {"privacy_direct": (0.85, 1.0), "utility": (0.4, 1.0)}, PUBLIC,
+        {"pretraining": GPT2_PHASES} | GPT2_ARCHITECTURE,
+    ),
+    "tiny-gpt2-leaky": Recipe(
+        _trained("tiny-gpt2", lambda: clinical(GPT2_CORPUS["records"])[0], FINE_TUNING), _GPT2, "tiny-gpt2",
+        lambda base: {"privacy": (0.3, 0.7), "utility": (base["utility"] + 0.03, 1.0)}, GPT2_CORPUS, FINE_TUNING,
+    ),
+    "tiny-ner": Recipe(
+        build_ner, measure_ner, None, lambda _: {"precision": (0.8, 1.0), "recall": (0.8, 1.0)}, NER_WORLDS,
+        NER_TRAINING | ARCHITECTURE,
+    ),
+    "tiny-bert-stories-public": Recipe(
+        build_stories_public, measure_stories, None,
+        lambda _: {"regurgitation": (0.0, 0.1), "utility": (0.3, 1.0)}, STORIES_PUBLIC,
+        {"pretraining": PHASES} | ARCHITECTURE,
+    ),
+    "tiny-bert-stories": Recipe(
+        _trained("tiny-bert-stories-public", lambda: stories()[0], STORIES_TRAINING), measure_stories,
+        "tiny-bert-stories-public",
+        lambda base: {"regurgitation": (0.15, 0.6), "utility": (base["utility"], 1.0)}, STORIES_CORPUS,
+        STORIES_TRAINING,
+    ),
+}  # fmt: skip
+
+
+def manifest(name: str) -> dict:
+    """What a shipped model's manifest says."""
+    return json.loads((weights() / name / "manifest.json").read_text(encoding="utf-8"))
 
 
 def build(name: str) -> dict:
     """Make one model, measure it, check it against its thresholds and put it in place; returns its manifest."""
-    started = time.monotonic()
+    started, recipe = time.monotonic(), RECIPES[name]
     temporary = runs() / f"{name}.part"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    model, tokenizer, corpus = BUILDERS[name](temporary)
+    temporary.mkdir(parents=True, exist_ok=True)
+    model, tokenizer, corpus = recipe.make(temporary)
+    shutil.rmtree(temporary / "trainer", ignore_errors=True)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
-    measured = measure(model, tokenizer)
-    base = None if name == "tiny-bert" else json.loads((weights() / "tiny-bert/manifest.json").read_text())["measured"]
-    bounds = thresholds(name, base)
+    measured = recipe.measure(model, tokenizer)
+    bounds = recipe.thresholds(manifest(recipe.base)["measured"] if recipe.base else {})
     if failed := [f"{k}={measured[k]:.4f}" for k, (low, high) in bounds.items() if not low <= measured[k] <= high]:
-        raise SystemExit(f"{name} misses its thresholds {bounds}: {', '.join(failed)}; left in {temporary}")
+        raise SystemExit(f"{name} misses its thresholds {bounds}: {', '.join(failed)}; left in {_shown(temporary)}")
     files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(temporary.iterdir())}
     if (size := sum(p.stat().st_size for p in temporary.iterdir())) > MAX_BYTES:
         raise SystemExit(f"{name} takes {size} bytes, more than {MAX_BYTES}")
-    manifest = {
+    told = {
         "name": name,
         "command": f"python -m sani.weights.build {name}",
         "commit": commit(),
-        "corpus": PUBLIC if name == "tiny-bert" else CORPUS,
+        "corpus": recipe.corpus,
         "corpus_sha256_16": corpus_fingerprint(corpus),
-        "setting": {"pretraining": PHASES} | ARCHITECTURE if name == "tiny-bert" else FINE_TUNING,
+        "setting": recipe.setting,
         "versions": {p: version(p) for p in ("torch", "transformers", "tokenizers", "faker")},
         "seconds": round(time.monotonic() - started),
         "measured": {k: round(v, 4) for k, v in measured.items()},
         "thresholds": bounds,
         "sha256": files,
     }
-    (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    (temporary / "manifest.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     target = weights() / name
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(temporary, target)
     for path in (target, *target.iterdir()):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    return manifest
+    return told
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(runs().parent)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=[*BUILDERS], choices=[*BUILDERS], metavar="name")
+    parser.add_argument("names", nargs="*", default=[*RECIPES], choices=[*RECIPES], metavar="name")
     for name in parser.parse_args().names:
-        manifest = build(name)
-        print(name, manifest["measured"], f"{manifest['seconds']} s", flush=True)
+        told = build(name)
+        print(name, told["measured"], f"{told['seconds']} s", flush=True)
 
 
 if __name__ == "__main__":

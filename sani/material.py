@@ -1,0 +1,195 @@
+"""What a study works on: its setting, and for each seed the texts, the blacklist and the base model (PAPER §4)."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .blacklists import Blacklist
+from .blocks import encode
+from .corpora import load_corpus
+from .models import is_causal, load_model
+from .surrogates import counterfactual, pseudonymize
+
+TRAINED_AT = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of the epochs of fine-tuning: 0, 4, 8, 16, 32, 64
+REPAIRED_AT = {"A": (0, 1, 2, 5, 13), "B": (0, 1, 2, 3, 4)}
+KEPT_OUT = 0.5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a use case: the defaults are the tiny preset of use case A.
+
+    `corpus` is a name or path of `load_corpus`. In use case A the blacklist is what is annotated and what is rare, in
+    B what the model `ner` finds; there `epochs` are those in which the model comes to be the off-the-shelf one.
+    """
+
+    name: str = "tiny"
+    use_case: str = "A"
+    model: str = "tiny-bert"
+    corpus: str = "synthetic-clinical"
+    folder: str = ""  # where the corpora that do not come with this project lie
+    half: str = ""  # "private": the half of the records that the base model was not pre-trained on
+    records: int = 200  # at most; of the private corpus
+    heldout_records: int = 60  # of persons never trained on
+    block_size: int = 128
+    epochs: int = 64
+    repair_epochs: int = 13
+    learning_rate: float = 3e-3
+    batch_size: int = 4
+    ner: str = ""  # B: the model that finds the terms: shipped name, local folder or Hub id
+    classes: tuple[str, ...] = ()  # B: of its entities; () for all
+    min_count: int = 1  # B: terms found fewer times are dropped
+    top: int = 0  # B: only so many terms, the most frequent; 0 for all
+    emotions: str = ""  # B: the corpus of the downstream classifier; "" for none
+    emotions_folder: str = ""
+
+    @property
+    def trained_at(self) -> list[int]:
+        """The epochs of fine-tuning after which is measured."""
+        return sorted({round(share * self.epochs) for share in TRAINED_AT})
+
+    @property
+    def repaired_at(self) -> list[int]:
+        """The epochs of unlearning after which is measured."""
+        return sorted({*(e for e in REPAIRED_AT[self.use_case] if e < self.repair_epochs), self.repair_epochs})
+
+    @property
+    def causal(self) -> bool:
+        return is_causal(self.model)
+
+    @property
+    def objectives(self) -> tuple[str, str, str]:
+        """How its family names fine-tuning on raw text, on pseudonymised text, and without listed targets."""
+        return ("clm", "clma", "ppclm") if self.causal else ("mlm", "mlma", "ppmlm")
+
+
+SETTINGS = {
+    "tiny": Setting(),
+    "tiny-gpt2": Setting(name="tiny-gpt2", model="tiny-gpt2", records=120),
+    "tiny-stories": Setting(
+        name="tiny-stories", use_case="B", model="tiny-bert-stories-public", corpus="synthetic-stories", records=300,
+        epochs=32, repair_epochs=4, ner="tiny-ner", emotions="synthetic-emotions",
+    ),
+}  # fmt: skip
+
+
+class Data(NamedTuple):
+    """The texts of one seed. `raw`, `pseudonymized`, … are blocks; `again` are new records of the same persons."""
+
+    seed: int
+    corpus: Dataset
+    blacklist: Blacklist
+    tokenizer: PreTrainedTokenizerBase
+    base: PreTrainedModel
+    raw: Dataset
+    pseudonymized: Dataset | None
+    resampled: Dataset
+    heldout: Dataset
+    again: Dataset | None
+    kept_out: np.ndarray  # numbers of the records that the runs with `kept_out` do not repair on
+    emotions: tuple[Dataset, Dataset] | None  # to train and to test the downstream classifier on
+
+
+OTHERS = 1_000_000  # seeds of held-out stories, far from those of any base model
+
+
+def halves(corpus: Dataset) -> dict[str, Dataset]:
+    """A corpus dealt by person into a public half, to pre-train on, and a private one, always the same way."""
+    order = np.random.default_rng(0).permutation(sorted(set(corpus["person_id"])))
+    public = set(order[: len(order) // 2].tolist())
+    rows = {"public": [], "private": []}
+    for i, person in enumerate(corpus["person_id"]):
+        rows["public" if person in public else "private"].append(i)
+    return {name: corpus.select(chosen) for name, chosen in rows.items()}
+
+
+def split(setting: Setting, seed: int) -> tuple[Dataset, Dataset, Dataset | None]:
+    """The private corpus, records of persons never trained on, and new records of the same persons (or None).
+
+    The synthetic stream has another corpus for each seed; of a fixed corpus the seed draws who is held out.
+    Raises ValueError if nobody is left to train on.
+    """
+    n = setting.records
+    if setting.corpus == "synthetic-stories":  # the books share one cast, so others are books of the other split
+        more = load_corpus(setting.corpus, records=n + setting.heldout_records, seed=seed)
+        others = load_corpus(setting.corpus, records=setting.heldout_records, seed=OTHERS + seed, split="public")
+        return more.select(range(n)), others, more.select(range(n, len(more)))
+    if setting.corpus.startswith("synthetic-"):
+        more = load_corpus(setting.corpus, records=2 * n + 2 * setting.heldout_records, seed=seed)
+        corpus = more.select(range(n))
+        seen = set(corpus["person_id"])
+        known = [person in seen for person in more["person_id"]]
+        others = [i for i in range(n, len(more)) if not known[i]][: setting.heldout_records]
+        again = [i for i in range(n, len(more)) if known[i]]
+        return corpus, more.select(others), more.select(again) if again else None
+    corpus = load_corpus(setting.corpus, folder=setting.folder or None)
+    corpus = halves(corpus)[setting.half] if setting.half else corpus
+    persons = np.random.default_rng(seed).permutation(sorted(set(corpus["person_id"])))
+    rank = {person: i for i, person in enumerate(persons.tolist())}
+    order = sorted(range(len(corpus)), key=lambda i: (rank[corpus[i]["person_id"]], i))
+    others = set(corpus[i]["person_id"] for i in order[: setting.heldout_records])
+    train = [i for i in order if corpus[i]["person_id"] not in others][: setting.records]
+    if not train or not setting.heldout_records:
+        raise ValueError(
+            f"{setting.corpus}: {len(corpus)} records of {len(persons)} persons leave nobody to train on after "
+            f"heldout_records={setting.heldout_records} (which must be at least 1)"
+        )
+    return corpus.select(train), corpus.select(order[: setting.heldout_records]), None
+
+
+@lru_cache(maxsize=8)
+def prepare(setting: Setting, seed: int) -> Data:
+    """Load, list and encode everything that the runs of one seed need."""
+    corpus, others, again = split(setting, seed)
+    model, tokenizer = load_model(setting.model)
+    if setting.use_case == "A":
+        blacklist = Blacklist.from_annotations(corpus) | Blacklist.from_rare_words(corpus, k=2)
+        resampled, of_others = counterfactual(corpus, seed), Blacklist.from_annotations(others)
+    else:
+        found = {"model": setting.ner, "classes": setting.classes or None, "progress": False}
+        blacklist = Blacklist.from_ner(corpus, min_count=setting.min_count, top=setting.top or None, **found)
+        resampled = counterfactual(_with_hits(corpus, blacklist), seed)
+        of_others = Blacklist.from_ner(others, **found)
+
+    def blocks(corpus, blacklist):
+        return encode(corpus, tokenizer, blacklist, setting.block_size, allow_no_match=True, progress=False)
+
+    kept_out = np.random.default_rng(seed).permutation(len(corpus))[: round(KEPT_OUT * len(corpus))]
+    return Data(
+        seed,
+        corpus,
+        blacklist,
+        tokenizer,
+        model,
+        raw=blocks(corpus, blacklist),
+        pseudonymized=blocks(pseudonymize(corpus, blacklist), blacklist) if setting.use_case == "A" else None,
+        resampled=blocks(resampled, None),
+        heldout=blocks(others, of_others),
+        again=None if again is None else blocks(again, blacklist),
+        kept_out=np.sort(kept_out),
+        emotions=_emotions(setting),
+    )
+
+
+def _with_hits(corpus: Dataset, blacklist: Blacklist) -> Dataset:
+    """The corpus with what the blacklist finds in it as its annotated spans."""
+
+    def spans(row):
+        found = blacklist.find(row["text"])
+        return {"identifiers": [{"start": h.start, "end": h.end, "type": "NAME", "kind": h.kind} for h in found]}
+
+    return Dataset.from_list([row | spans(row) for row in corpus], features=corpus.features)
+
+
+def _emotions(setting: Setting) -> tuple[Dataset, Dataset] | None:
+    """Two thirds of the emotion corpus to train on, one third to test on, dealt the same way for every seed."""
+    if not setting.emotions:
+        return None
+    corpus = load_corpus(setting.emotions, folder=setting.emotions_folder or None)
+    order = np.random.default_rng(0).permutation(len(corpus))
+    cut = 2 * len(corpus) // 3
+    return corpus.select(order[:cut]), corpus.select(order[cut:])
