@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 from datasets import Dataset
 
+from .entities import annotate, find_entities, read_spans
 from .runs import fingerprint, replacing
 
 KINDS = ("direct", "indirect", "confidential")  # strongest first
@@ -64,7 +65,7 @@ class Blacklist:
     """
 
     def __init__(self, terms: Iterable[str] = (), kind: str = "direct", case_sensitive: bool = False):
-        _check_kind(kind)
+        _check(kind)
         self.case_sensitive = case_sensitive
         self._entries: dict[Key, tuple[str, str, bool]] = {}
         for term in terms:
@@ -74,23 +75,18 @@ class Blacklist:
 
     @classmethod
     def from_annotations(
-        cls,
-        corpus: Dataset,
-        types: Sequence[str] | None = None,
-        ambiguous: str = "span",
-        default_kind: str = "direct",
-        case_sensitive: bool = False,
-    ) -> "Blacklist":
+        cls, corpus: Dataset, types: Sequence[str] | None = None, ambiguous: str = "span", default_kind: str = "direct",
+        case_sensitive: bool = False, min_count: int = 1, top: int | None = None,
+    ) -> "Blacklist":  # fmt: skip
         """Every annotated identifier of a corpus (of the given types).
 
         `ambiguous="span"`: short numbers and single common words ("71", "May") count only where they are annotated;
         a word is common if it has one or two letters, or if the corpus outside its annotated spans also writes it in
         lower case or has it more often than annotated. `"everywhere"` matches them all. A span of more than 12 words
-        (a whole clause) is taken as several terms of equal length, so that each fits a row.
+        (a whole clause) is taken as several terms of equal length, so that each fits a row. Terms annotated fewer than
+        `min_count` times are left out, as are all but the `top` most frequent ones (ties by the term).
         """
-        if ambiguous not in AMBIGUOUS:
-            raise ValueError(f"ambiguous={ambiguous!r} is unknown; use one of {', '.join(AMBIGUOUS)}")
-        _check_kind(default_kind)
+        _check(default_kind, ambiguous, min_count, top)
         known = {span["type"] for spans in corpus["identifiers"] for span in spans}
         if types is not None and (unknown := set(types) - known):
             raise ValueError(f"the corpus has no identifiers of type {sorted(unknown)}; it has {sorted(known)}")
@@ -98,17 +94,15 @@ class Blacklist:
         annotated: Counter[Key] = Counter()
         outside, lower = Counter(), set()
         for text, spans in zip(corpus["text"], corpus["identifiers"]):
-            pieces, end = [], 0
             for span in sorted(spans, key=lambda s: s["start"]):
-                pieces.append(text[end : span["start"]])
-                end = span["end"]
                 if types is None or span["type"] in types:
-                    for term in _pieces(text[span["start"] : end]):
+                    for term in _pieces(text[span["start"] : span["end"]]):
                         if key := blacklist._add(term, span["kind"] or default_kind):
                             annotated[key] += 1
-            rest = "\n".join((*pieces, text[end:]))
-            outside.update(map(_fold, WORD.findall(rest)))
-            lower.update(_fold(word) for word in set(ALONE.findall(rest)) if word.islower())
+            if ambiguous == "span":
+                rest = _outside(text, spans)
+                outside.update(map(_fold, WORD.findall(rest)))
+                lower.update(_fold(word) for word in set(ALONE.findall(rest)) if word.islower())
         if not annotated:
             raise ValueError(
                 "the corpus has no annotated identifiers to make a blacklist of; "
@@ -120,7 +114,47 @@ class Blacklist:
                     len(key[0]) < 3 or _fold(key[0]) in lower or outside[_fold(key[0])] > annotated[key]
                 )
                 blacklist._entries[key] = (text, kind, not (common or is_number(key)))
-        return blacklist
+        kept = [key for key in sorted(annotated, key=lambda key: (-annotated[key], key)) if annotated[key] >= min_count]
+        if not kept:
+            raise ValueError(f"min_count={min_count}: no term has more than {max(annotated.values())} spans; lower it")
+        return blacklist._combine(blacklist, kept[:top])
+
+    @classmethod
+    def from_spans(
+        cls, corpus: Dataset, spans, classes=None, threshold: float = 0.0, min_count: int = 1, top: int | None = None,
+        kind: str = "confidential", case_sensitive: bool = False, ambiguous: str = "everywhere",
+    ) -> "Blacklist":  # fmt: skip
+        """The terms of spans made elsewhere, given as a list or a file that `entities.read_spans` reads.
+
+        As in the paper a term counts wherever it stands, also a common word that was found as a name once: `coverage`
+        says how much text that is. With `ambiguous="span"` common words and short numbers count only where the corpus
+        is annotated, as in `from_annotations` (which also tells of min_count and top): see `entities.annotate`.
+        """
+        _check(kind, ambiguous, min_count, top)
+        spans = read_spans(spans, corpus, classes, threshold)
+        if not any(spans):
+            raise ValueError(f"no span of {classes or 'any class'} has a score of at least {threshold}")
+        corpus = annotate(corpus, spans, kind)
+        return cls.from_annotations(corpus, None, ambiguous, kind, case_sensitive, min_count, top)
+
+    @classmethod
+    def from_ner(
+        cls, corpus: Dataset, model: str | Path = "tiny-ner", classes=None, threshold: float = 0.5, min_count: int = 1,
+        top: int | None = None, kind: str = "confidential", case_sensitive: bool = False, ambiguous: str = "everywhere",
+        **options,
+    ) -> "Blacklist":  # fmt: skip
+        """The terms that a NER model finds: `from_spans` over `entities.find_entities`, which takes the other options.
+
+        Source: PAPER §2 step 1, case B: every term that `dslim/bert-base-NER` finds, of its four classes.
+        """
+        _check(kind, ambiguous, min_count, top)
+        spans = find_entities(corpus, model, classes, threshold, **options)
+        if not any(spans):
+            raise ValueError(
+                f"model {model} finds no entity of {classes or 'any class'} of probability ≥ {threshold} in the "
+                f"{len(spans)} records; lower threshold=, ask for other classes=, or use another model"
+            )
+        return cls.from_spans(corpus, spans, None, 0.0, min_count, top, kind, case_sensitive, ambiguous)
 
     @classmethod
     def from_rare_words(cls, corpus: Dataset, k: int = 2, case_sensitive: bool = False) -> "Blacklist":
@@ -134,28 +168,21 @@ class Blacklist:
         surface: dict[str, str] = {}
         direct: set[str] = set()
         for text, person, spans in zip(corpus["text"], corpus["person_id"], corpus["identifiers"]):
-            end = 0
-            pieces = []
-            for span in sorted((s for s in spans if s["kind"] != "indirect"), key=lambda s: s["start"]):
-                pieces.append(text[end : span["start"]])
-                end = span["end"]
-                direct.update(map(_fold, WORD.findall(text[span["start"] : end])))
-            for word in set(WORD.findall("\n".join((*pieces, text[end:])))):
+            spans = [span for span in spans if span["kind"] != "indirect"]
+            direct.update(_fold(word) for s in spans for word in WORD.findall(text[s["start"] : s["end"]]))
+            for word in set(WORD.findall(_outside(text, spans))):
                 if sum(c.isalpha() for c in word) > 1:
                     folded = _fold(word)
                     surface.setdefault(folded, word)
                     if len(persons[folded]) < k:
                         persons[folded].add(person)
-        blacklist = cls(case_sensitive=case_sensitive)
-        for word in sorted(persons):
-            if len(persons[word]) < k and word not in direct:
-                blacklist._add(surface[word], "indirect")
-        return blacklist
+        rare = (surface[word] for word in sorted(persons) if len(persons[word]) < k and word not in direct)
+        return cls(rare, "indirect", case_sensitive)
 
     @classmethod
     def from_file(cls, path: str | Path, kind: str = "direct", case_sensitive: bool = False) -> "Blacklist":
         """A file of one term per line, or CSV with the header `term,kind` (and `match`: everywhere or span)."""
-        _check_kind(kind)
+        _check(kind)
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no blacklist file {path}; expected a term per line, or CSV with header term,kind")
@@ -164,27 +191,22 @@ class Blacklist:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not UTF-8 at byte {error.start}; convert the file to UTF-8") from None
-        header = next(csv.reader(lines[:1]), [])
-        if "term" in header:
-            for row in csv.DictReader(lines):
-                if row["term"] and row["term"].strip():
-                    where = row.get("match") or "everywhere"
-                    if where not in AMBIGUOUS or (row.get("kind") or kind) not in KINDS:
-                        raise ValueError(
-                            f"{path}: a row has an unknown kind or match; kinds are {', '.join(KINDS)}, "
-                            f"match is one of {', '.join(AMBIGUOUS)}"
-                        )
-                    blacklist._add(row["term"], row.get("kind") or kind, where == "everywhere")
-        else:
-            for line in lines:
-                if line.strip():
-                    blacklist._add(line, kind)
+        with_header = "term" in next(csv.reader(lines[:1]), [])
+        for row in csv.DictReader(lines) if with_header else ({"term": line} for line in lines):
+            if row["term"] and row["term"].strip():
+                where = row.get("match") or "everywhere"
+                if where not in AMBIGUOUS or (row.get("kind") or kind) not in KINDS:
+                    raise ValueError(
+                        f"{path}: a row has an unknown kind or match; kinds are {', '.join(KINDS)}, "
+                        f"match is one of {', '.join(AMBIGUOUS)}"
+                    )
+                blacklist._add(row["term"], row.get("kind") or kind, where == "everywhere")
         if not blacklist:
             raise ValueError(f"{path}: no term in it; expected a term per line, or CSV with header term,kind")
         return blacklist
 
     def _add(self, term: str, kind: str, everywhere: bool = True) -> Key | None:
-        _check_kind(kind)
+        _check(kind)
         key = self.key(term)
         if key:
             text, old_kind, old_everywhere = self._entries.get(key, (" ".join(term.split()), kind, everywhere))
@@ -196,11 +218,8 @@ class Blacklist:
         """The words a term is matched by, without punctuation at its ends; () if there is no letter or digit."""
         normal = _compose if self.case_sensitive else _fold
         atoms = [normal(atom) for atom in ATOM.findall(term)]
-        while atoms and not atoms[0][0].isalnum():
-            atoms.pop(0)
-        while atoms and not atoms[-1][0].isalnum():
-            atoms.pop()
-        return tuple(atoms)
+        words = [i for i, atom in enumerate(atoms) if atom[0].isalnum()]
+        return tuple(atoms[words[0] : words[-1] + 1]) if words else ()
 
     # --- what is in it
 
@@ -241,13 +260,10 @@ class Blacklist:
     def terms(self, reveal: bool = False) -> pd.DataFrame:
         """A row per term: term_id, kind, words, match; with `reveal=True` the term itself."""
         ids, _ = self._index
-        rows = [
-            {"term_id": i, "kind": kind, "words": len(key), "match": AMBIGUOUS[everywhere]}
-            | ({"term": text} if reveal else {})
-            for key, i in ids.items()
-            for text, kind, everywhere in [self._entries[key]]
-        ]
-        return pd.DataFrame(rows, columns=["term_id", "kind", "words", "match"] + ["term"] * reveal)
+        entries = ((i, key, *self._entries[key]) for key, i in ids.items())
+        rows = [(i, kind, len(key), AMBIGUOUS[everywhere], text) for i, key, text, kind, everywhere in entries]
+        table = pd.DataFrame(rows, columns=["term_id", "kind", "words", "match", "term"])
+        return table if reveal else table.drop(columns="term")
 
     def ids(self, other: "Blacklist") -> list[int]:
         """The term ids, in this blacklist, of the terms that another one holds too."""
@@ -274,7 +290,7 @@ class Blacklist:
         return result
 
     def __or__(self, other: "Blacklist") -> "Blacklist":
-        return self._combine(other, [*self._entries, *(k for k in other._entries if k not in self._entries)])
+        return self._combine(other, self._entries | other._entries)
 
     def __and__(self, other: "Blacklist") -> "Blacklist":
         return self._combine(other, [k for k in self._entries if k in other._entries])
@@ -345,27 +361,31 @@ class Blacklist:
         """A row per term that also stands outside annotated spans: how often annotated and elsewhere, and its rule."""
         everywhere = Blacklist(case_sensitive=self.case_sensitive)
         everywhere._entries = {key: (text, kind, True) for key, (text, kind, _) in self._entries.items()}
-        annotated, elsewhere = Counter(), Counter()
-        for found in everywhere.find_all(corpus):
-            for hit in found:
-                (annotated if hit.gold else elsewhere)[hit.term_id] += 1
+        counts = Counter((hit.term_id, hit.gold) for found in everywhere.find_all(corpus) for hit in found)
         table = self.terms(reveal)
-        table = table.assign(
-            annotated=[annotated[i] for i in table["term_id"]], elsewhere=[elsewhere[i] for i in table["term_id"]]
-        )
+        for name, gold in (("annotated", True), ("elsewhere", False)):
+            table[name] = [counts[i, gold] for i in table["term_id"]]
         return table[table["elsewhere"] > 0].sort_values("elsewhere", ascending=False, ignore_index=True)
+
+
+def _outside(text: str, spans: Iterable[Mapping]) -> str:
+    """What of a text lies outside of spans, its pieces parted by line ends."""
+    edges = sorted((span["start"], span["end"]) for span in spans)
+    return "\n".join(text[end:start] for (_, end), (start, _) in zip([(0, 0), *edges], [*edges, (len(text), 0)]))
 
 
 def _pieces(term: str) -> list[str]:
     """The term itself, or parts of nearly equal numbers of words if it is too long for one."""
     words = list(WORD.finditer(term))
-    if len(words) <= LONGEST:
-        return [term]
-    parts = -(-len(words) // LONGEST)
-    starts = [words[len(words) * i // parts].start() for i in range(parts)]
-    return [term[a:b] for a, b in zip(starts, [*starts[1:], len(term)])]
+    parts = max(-(-len(words) // LONGEST), 1)
+    cuts = [0, *(words[len(words) * i // parts].start() for i in range(1, parts)), len(term)]
+    return [term[a:b] for a, b in zip(cuts, cuts[1:])]
 
 
-def _check_kind(kind: str) -> None:
+def _check(kind: str, ambiguous: str = "span", min_count: int = 1, top: int | None = None) -> None:
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
+    if ambiguous not in AMBIGUOUS:
+        raise ValueError(f"ambiguous={ambiguous!r} is unknown; use one of {', '.join(AMBIGUOUS)}")
+    if min_count < 1 or (top is not None and top < 1):
+        raise ValueError(f"min_count={min_count}, top={top}: need whole numbers of at least 1 (top=None for all)")

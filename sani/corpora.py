@@ -1,28 +1,49 @@
 """Corpora: annotated text from any supported source.
 
-A corpus is a `datasets.Dataset` held in memory (no copy of a text reaches the datasets cache), a row per record:
-text (string), record_id (string), person_id (string, default record_id) and identifiers, a list of
-{start: int64, end: int64, type: string, kind: string}. Offsets count characters of `text`; spans are sorted, disjoint
-and trimmed of white space. Error messages name files, lines, record ids and offsets, never the text itself.
+A corpus is a `datasets.Dataset` held in memory (no copy of a user's text reaches the datasets cache), a row per
+record: text (string), record_id (string), person_id (string, default record_id) and identifiers, a list of
+{start: int64, end: int64, type: string, kind: string}; an emotion corpus has a label (string) too. Offsets count
+characters of `text`; spans are sorted, disjoint and trimmed of white space. Error messages name files, lines, record
+ids and offsets, never the text itself.
 """
 
-import csv
-import io
-import json
+import importlib
 import re
-from itertools import chain, islice
+from collections import Counter
+from itertools import chain, groupby, islice
 from pathlib import Path
-from xml.etree.ElementTree import ParseError
-from xml.parsers.expat import ErrorString
 
-import defusedxml
-import defusedxml.ElementTree
+import datasets
 from datasets import Dataset, Features, Value
+from tqdm.auto import tqdm
 
-SOURCES = ("synthetic-clinical", "n2c2-2006", "tab")
+from .readers import (
+    KINDS,
+    as_span,
+    data_files,
+    decoded,
+    decoded_pieces,
+    parquet_batches,
+    parsed,
+    read_n2c2,
+    read_tab,
+    read_user,
+)
+
+SYNTHETIC = {  # grammar, records by default
+    "synthetic-clinical": ("clinical", 200),
+    "synthetic-stories": ("stories", 300),
+    "synthetic-emotions": ("emotions", 2000),
+}
+LOCAL = {"n2c2-2006": (read_n2c2, ".xml"), "tab": (read_tab, ".json")}
+# Parquet, both: datasets runs no loading scripts, and the Hub's first `bookcorpus` is one.
+HUB = {"emotion": "dair-ai/emotion", "bookcorpus": "rojagtap/bookcorpus"}
+SOURCES = (*SYNTHETIC, *LOCAL, *HUB)
 SUFFIXES = (".jsonl", ".json", ".csv", ".txt")
 SPLITS = ("private", "public")
-KINDS = ("direct", "indirect", "confidential", "")
+EMOTION_SPLITS = ("train", "validation", "test")
+EMOTIONS = ("sadness", "joy", "love", "anger", "fear", "surprise")  # the Hub's label i is the i-th
+BOOK_WORDS = 77_000_000  # of the paper's case B (§4.1)
 FEATURES = Features(
     {
         "text": Value("string"),
@@ -33,55 +54,79 @@ FEATURES = Features(
         ],
     }
 )
-# The names under which Presidio, doccano, Label Studio, spaCy and the like export the same thing.
-TEXT, RECORD, PERSON = ("text", "full_text"), ("record_id", "doc_id", "id"), ("person_id",)
-SPANS, CLASS_LABELS = ("identifiers", "spans", "entities", "annotations", "labels", "label"), ("labels", "label")
-START = ("start", "start_position", "start_offset", "start_char", "begin")
-END = ("end", "end_position", "end_offset", "end_char")
-TYPE = ("type", "entity_type", "label", "tag", "labels")
 
 
 def load_corpus(
-    name_or_path, *, records=None, seed=0, split="private", folder=None, text_column=None, default_kind="direct"
+    name_or_path,
+    *,
+    records=None,
+    words=None,
+    seed=0,
+    split=None,
+    folder=None,
+    text_column=None,
+    default_kind="direct",
 ):
     """Reads a corpus (module docstring) by name, or from a .jsonl, .json, .csv or .txt file or a folder of them.
 
-    `records` keeps the first n; `seed` and `split` are for the synthetic sources; `folder` (or a file) holds the data
-    of "n2c2-2006" and "tab"; `text_column` names the text where it is not `text` or `full_text`; spans without a
-    kind get `default_kind`. In a folder a .txt may have its spans beside it, as .json or BRAT .ann of the same stem.
-    Raises ValueError (bad argument or content: file, line or record named) and FileNotFoundError.
-    Source: n2c2-2006 is the paper's corpus of case A (§4.1); the others are ours.
+    `records` keeps the first n; `seed` is for the synthetic sources, `split` for them ("private", the default, or
+    "public") and for "emotion" ("train", "validation", "test"; by default the Hub's train, or all files of a folder).
+    `folder` (or a file) holds the data of "n2c2-2006" and "tab", and of "emotion" (.txt of lines `text;label`, or
+    .jsonl or .parquet in the Hub's format) and "bookcorpus" (a .txt per book, or .parquet with a row per sentence)
+    where those shall not come from the Hub. `words` is for "bookcorpus": exactly so many words separated by white
+    space, from the beginning (by default all of a folder, 77 million of the Hub), in records of about 1,000, whose
+    person_id is the book. `text_column` names the text where it is not `text` or `full_text`; spans without a kind
+    get `default_kind`. In a folder a .txt may have its spans beside it, as .json or BRAT .ann of the same stem.
+    Raises ValueError (bad argument or content, too few words: file, line or record named) and FileNotFoundError.
+    Source: n2c2-2006, bookcorpus and emotion are the paper's corpora (§4.1); the others are ours.
     """
     name = str(name_or_path)
+    splits = SPLITS if name in SYNTHETIC else EMOTION_SPLITS if name == "emotion" else ()
     for wrong, message in (
         (
             records is not None and (type(records) is not int or records < 1),
             f"records must be a whole number of at least 1, or None for all; got {records!r}",
         ),
-        (split not in SPLITS, f"unknown split {split!r}; known: {', '.join(SPLITS)}"),
+        (
+            words is not None and (type(words) is not int or words < 1),
+            f"words must be a whole number of at least 1, or None; got {words!r}",
+        ),
+        (
+            words is not None and name != "bookcorpus",
+            f"words= is for bookcorpus only; choose from {name!r} by records=",
+        ),
         (default_kind not in KINDS, f"unknown default_kind {default_kind!r}; known: {', '.join(KINDS[:3])}"),
         (
-            split != "private" and name != "synthetic-clinical",
-            f"split={split!r} is for the synthetic corpora only; leave it out for {name!r}",
+            split is not None and splits and split not in splits,
+            f"unknown split {split!r}; known: {', '.join(splits)}",
         ),
         (
-            folder is not None and name not in ("n2c2-2006", "tab"),
-            f"folder= is for n2c2-2006 and tab; for files of your own, load_corpus({str(folder)!r})",
+            split not in (None, "private") and not splits,
+            f"split={split!r} is for emotion and the synthetic corpora only; leave it out for {name!r}",
         ),
         (
-            folder is None and name in ("n2c2-2006", "tab"),
+            folder is not None and name not in (*LOCAL, *HUB),
+            f"folder= is for {', '.join((*LOCAL, *HUB))}; for files of your own, load_corpus({str(folder)!r})",
+        ),
+        (
+            folder is None and name in LOCAL,
             f"{name} does not come with this project; name your copy: load_corpus({name!r}, folder=…)",
         ),
     ):
         if wrong:
             raise ValueError(message)
-    if name == "synthetic-clinical":
-        from sani.grammars import clinical
-
-        rows = ({**row, "where": name} for row in clinical.generate(200 if records is None else records, seed, split))
-    elif name in ("n2c2-2006", "tab"):
-        read, suffix = {"n2c2-2006": (_read_n2c2, ".xml"), "tab": (_read_tab, ".json")}[name]
-        rows = chain.from_iterable(read(path) for path in _files(Path(folder), (suffix,)))
+    if name in SYNTHETIC:
+        grammar, default = SYNTHETIC[name]
+        generate = importlib.import_module(f"sani.grammars.{grammar}").generate
+        generated = generate(default if records is None else records, seed, split or "private")
+        rows = ({**row, "where": name} for row in generated)
+    elif name in LOCAL:
+        read, suffix = LOCAL[name]
+        rows = chain.from_iterable(read(path) for path in data_files(Path(folder), (suffix,)))
+    elif name == "emotion":
+        rows = _emotions(folder, split)
+    elif name == "bookcorpus":
+        rows = _books(folder, words)
     else:
         path = Path(name)
         if not path.exists() and not path.suffix and len(path.parts) == 1:
@@ -89,7 +134,8 @@ def load_corpus(
                 f"unknown corpus {name!r}; known: {', '.join(SOURCES)}, or a path to a "
                 f"{', '.join(SUFFIXES)} file or a folder of them"
             )
-        rows = chain.from_iterable(_read_user(path, text_column) for path in _files(path, SUFFIXES))
+        rows = chain.from_iterable(read_user(path, text_column) for path in data_files(path, SUFFIXES))
+    labelled = name in ("emotion", "synthetic-emotions")
     corpus, seen = [], set()
     for raw in islice(rows, records):
         row = _checked(raw, default_kind)
@@ -98,252 +144,162 @@ def load_corpus(
                 f"{raw['where']}: record_id {row['record_id']!r} occurs twice; ids must be unique over the corpus"
             )
         seen.add(row["record_id"])
-        corpus.append(row)
+        corpus.append({**row, "label": raw["label"]} if labelled else row)
     if not any(row["text"].strip() for row in corpus):
         raise ValueError(f"{folder or name}: the corpus is empty: {len(corpus)} records, none with text")
-    return Dataset.from_list(corpus, features=FEATURES)
-
-
-# Files
-
-
-def _files(path, suffixes):
-    """The file itself, or the folder's files of these suffixes, sorted, without the standoff files of a .txt."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    if path.is_file():
-        if path.suffix.lower() not in suffixes:
-            hint = "; for n2c2 XML use load_corpus('n2c2-2006', folder=…)" if path.suffix.lower() == ".xml" else ""
-            raise ValueError(f"{path}: not a {', '.join(suffixes)} file{hint}")
-        return [path]
-    files = sorted(
-        file
-        for file in path.iterdir()
-        if file.is_file() and file.suffix.lower() in suffixes and not file.name.startswith(".")
+    return Dataset.from_list(
+        corpus, features=Features({**FEATURES, "label": Value("string")} if labelled else FEATURES)
     )
-    texts = {file.stem for file in files if file.suffix.lower() == ".txt"}
-    files = [file for file in files if not (file.suffix.lower() == ".json" and file.stem in texts)]
-    if not files:
-        raise ValueError(f"{path}: no {', '.join(suffixes)} file in this folder")
-    return files
 
 
-def _decoded(path):
-    """The file's text, exactly as it stands (line ends untouched), without a byte-order mark."""
-    content = path.read_bytes()
-    skip = 3 if content.startswith(b"\xef\xbb\xbf") else 0
+# The Hub's sets, from there or from a folder
+
+
+def _from_hub(name, *config, **options):
     try:
-        return content[skip:].decode("utf-8")
-    except UnicodeDecodeError as error:
-        # `from None`, here and below: the original exception would show the text in the traceback.
+        return datasets.load_dataset(HUB[name], *config, **options)
+    except OSError as error:
         raise ValueError(
-            f"{path}: not UTF-8 (byte {error.start + skip}); convert it first, for instance with "
-            "`iconv -f WINDOWS-1252 -t UTF-8`"
-        ) from None
+            f"{name}: {HUB[name]} could not be fetched from the Hub ({type(error).__name__}); go online, or name a "
+            f"copy on disk: load_corpus({name!r}, folder=…)"
+        ) from error
 
 
-def _parsed(text, where):
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = f" (line {error.lineno} of it)" if error.lineno > 1 else ""
-        raise ValueError(f"{where}: invalid JSON at column {error.colno}{line}") from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"{where}: invalid JSON") from None
+def _raw(where, text, record_id, person_id=None, **more):
+    return {"where": where, "text": text, "record_id": record_id, "person_id": person_id, "identifiers": [], **more}
 
 
-def _read_user(path, text_column):
-    suffix = path.suffix.lower()
-    text = _decoded(path)
-    if suffix == ".txt":
-        yield _read_txt(path, text)
-    elif suffix == ".csv":
-        yield from (
-            _fields(row, f"{path}, line {line}", f"{path.stem}-{n}", text_column)
-            for n, (line, row) in enumerate(_csv_rows(path, text), 1)
-        )
-    elif suffix == ".jsonl":
-        for n, line in enumerate(text.split("\n"), 1):  # not splitlines(): U+2028 may stand inside a JSON string
-            if line.strip():
-                yield _fields(_parsed(line, f"{path}, line {n}"), f"{path}, line {n}", f"{path.stem}-{n}", text_column)
+def _emotions(folder, split):
+    """Raw records of the emotion set, each with its label; an empty text or an unknown label is an error."""
+    if folder is None:
+        split = split or "train"
+        data = _from_hub("emotion", "split", split=split)
+        found = [(split, ((f"{HUB['emotion']}, row {n}", row) for n, row in enumerate(data, 1)))]
     else:
-        rows = _parsed(text, path)
-        for n, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
-            yield _fields(row, f"{path}, record {n}", f"{path.stem}-{n}", text_column)
+        paths = data_files(Path(folder), (".txt", ".jsonl", ".parquet"))
+        if split:
+            paths = [path for path in paths if path.stem.startswith(split[:3] if split == "validation" else split)]
+        if not paths:
+            raise ValueError(f"{folder}: no file whose name starts with the split {split!r}")
+        found = [(path.stem, _labelled(path)) for path in paths]
+    for stem, rows in found:
+        for n, (where, row) in enumerate(rows, 1):
+            if not isinstance(row, dict) or not {"text", "label"} <= row.keys():
+                raise ValueError(f"{where}: expected an object with text and label")
+            text, label = row["text"], row["label"]
+            if type(label) is int and 0 <= label < len(EMOTIONS):
+                label = EMOTIONS[label]
+            if label not in EMOTIONS:
+                raise ValueError(f"{where}: unknown label; known: {', '.join(EMOTIONS)}, or 0 to 5 in this order")
+            if isinstance(text, str) and not text.strip():
+                raise ValueError(f"{where}: the text is empty; remove the row")
+            yield _raw(where, text, f"{stem}-{n}", label=label)
 
 
-def _read_txt(path, text):
-    row = {"where": path, "text": text, "record_id": path.stem, "person_id": None, "identifiers": []}
-    standoff, brat = path.with_suffix(".json"), path.with_suffix(".ann")
-    if standoff.is_file():
-        spans = _parsed(_decoded(standoff), standoff)
-        row |= {
-            key: value
-            for key, value in _fields(
-                {**spans, "text": text} if isinstance(spans, dict) else {"text": text, "identifiers": spans},
-                standoff,
-                path.stem,
-                None,
-            ).items()
-            if value is not None
-        }
-    elif brat.is_file():
-        for n, line in enumerate(_decoded(brat).split("\n"), 1):
-            if line.startswith("T"):  # the other lines are relations, attributes and notes
-                found = re.fullmatch(r"T\d+\t(\S+) (\d+ \d+(?:;\d+ \d+)*)", "\t".join(line.split("\t")[:2]).strip())
-                if not found:
-                    raise ValueError(f"{brat}, line {n}: not a BRAT text-bound annotation (T1<tab>TYPE start end)")
-                row["identifiers"] += [[*map(int, piece.split()), found[1]] for piece in found[2].split(";")]
-    return row
-
-
-def _csv_rows(path, text):
-    """(line on which the row starts, dict) pairs; fields may be longer than the csv module's default limit."""
-    rows, line, limit = [], 1, csv.field_size_limit(2**31 - 1)
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        line = reader.line_num + 1 if reader.fieldnames else line
-        for row in reader:
-            if None in row or None in row.values():
-                raise ValueError(
-                    f"{path}, line {line}: the row has not as many fields as the header; fields with "
-                    "commas, quotes or line ends need double quotes"
-                )
-            rows.append((line, row))
-            line = reader.line_num + 1
-    except csv.Error:
-        raise ValueError(f"{path}, line {line}: invalid CSV (check the quotes of the row that starts here)") from None
-    finally:
-        csv.field_size_limit(limit)
-    return rows
-
-
-def _first(row, keys):
-    return next((row[key] for key in keys if row.get(key) not in (None, "")), None)
-
-
-def _fields(row, where, default_id, text_column):
-    """The raw record in a row of JSON or CSV, whatever its source calls the columns."""
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected an object with a text column, found {type(row).__name__}")
-    if isinstance(row.get("data"), dict) and isinstance(row.get("annotations"), list):  # Label Studio
-        try:
-            row = {
-                **row,
-                **row["data"],
-                "annotations": [
-                    result["value"] for annotation in row["annotations"] for result in annotation["result"]
-                ],
-            }
-        except (KeyError, TypeError):
-            raise ValueError(f"{where}: not a Label Studio task (annotations → result → value)") from None
-    column = next((key for key in ((text_column,) if text_column else TEXT) if key in row), None)
-    if column is None:
-        # A file without header has text where the names should be, so only what is plainly a name is shown.
-        names = [key for key in row if re.fullmatch(r"[a-z][a-z0-9_]{0,23}", key)]
-        other = f" and {len(row) - len(names)} not shown" if len(names) < len(row) else ""
-        raise ValueError(
-            f"{where}: no text column {text_column or 'text'!r}; columns there: "
-            f"{', '.join(names) or 'none'}{other}; name it with text_column="
-        )
-    spans = []
-    for key in SPANS:
-        found = row.get(key)
-        if isinstance(found, str) and found.lstrip().startswith("["):  # a CSV cell
-            found = _parsed(found, f"{where}, column {key}")
-        if isinstance(found, list):
-            spans = found
-            break
-        if found not in (None, "") and key not in CLASS_LABELS:  # labels of a text classifier are no spans
-            raise ValueError(f"{where}: column {key} holds no list of spans")
-    record_id = _first(row, RECORD)
-    return {
-        "where": where,
-        "text": row[column],
-        "record_id": default_id if record_id is None else record_id,
-        "person_id": _first(row, PERSON),
-        "identifiers": spans,
-    }
-
-
-def _read_n2c2(path):
-    """Streams <ROOT><RECORD ID=…><TEXT>… <PHI TYPE=…>…</PHI> …</TEXT></RECORD></ROOT>."""
-    root, n = None, 0
-    try:
-        with path.open("rb") as stream:
-            for event, element in defusedxml.ElementTree.iterparse(stream, ("start", "end"), forbid_dtd=True):
-                root = element if root is None else root
-                if event == "end" and element.tag == "RECORD":
-                    n += 1
-                    where, texts = f"{path}, record {n}", element.findall("TEXT")
-                    if len(texts) != 1:
-                        raise ValueError(f"{where}: expected one TEXT element, found {len(texts)}")
-                    text, spans = _flattened(texts[0], where)
-                    yield {
-                        "where": where,
-                        "text": text,
-                        "record_id": element.get("ID") or f"{path.stem}-{n}",
-                        "person_id": None,
-                        "identifiers": spans,
-                    }
-                    root.clear()  # keeps the memory to one record
-    except ParseError as error:
-        line, column = error.position
-        raise ValueError(f"{path}, line {line}, column {column}: malformed XML ({ErrorString(error.code)})") from None
-    except defusedxml.DefusedXmlException:
-        raise ValueError(
-            f"{path}: a document type or entity definition, refused because it can exhaust memory or "
-            "read other files; remove the <!DOCTYPE …>"
-        ) from None
-    except LookupError:
-        raise ValueError(f"{path}: the XML declaration names an unknown encoding; use UTF-8") from None
-    if not n:
-        raise ValueError(f"{path}: no RECORD element; expected the n2c2/i2b2 2006 de-identification format")
-
-
-def _flattened(element, where):
-    """Text of the element and spans of its PHI; a stack of its own, for depth must not exhaust Python's."""
-    parts, length, spans, stack = [], 0, [], [(element, None)]
-    while stack:
-        node, start = stack.pop()
-        if start is None:
-            stack += [(node, length), *((child, None) for child in reversed(node))]
-            parts.append(node.text or "")
+def _labelled(path):
+    """(where, {text, label}) pairs of a file of the emotion set."""
+    if path.suffix.lower() == ".parquet":
+        batches = (zip(*columns) for _, columns in parquet_batches(path, "text", "label"))
+        for n, (text, label) in enumerate(chain.from_iterable(batches), 1):
+            yield f"{path}, row {n}", {"text": text, "label": label}
+        return
+    for n, line in enumerate(decoded(path).split("\n"), 1):
+        where = f"{path}, line {n}"
+        if not line.strip() or (n == 1 and line.strip() in ("text;label_name", "text;label")):
+            continue
+        if path.suffix.lower() == ".jsonl":
+            yield where, parsed(line, where)
+        elif ";" not in line:
+            raise ValueError(f"{where}: no ';' between text and label")
         else:
-            if node.tag == "PHI" and length > start:
-                if not node.get("TYPE"):
-                    raise ValueError(f"{where}: PHI without TYPE at offset {start}")
-                spans.append([start, length, node.get("TYPE")])
-            parts.append((node.tail or "") if node is not element else "")
-        length += len(parts[-1])
-    return "".join(parts), spans
+            text, _, label = line.rpartition(";")
+            yield where, {"text": text.strip(), "label": label.strip()}
 
 
-def _read_tab(path):
-    """Text Anonymization Benchmark: the union of its annotators; where they overlap direct wins, then the longest."""
-    docs = _parsed(_decoded(path), path)
-    for n, doc in enumerate(docs if isinstance(docs, list) else [None], 1):
-        where = f"{path}, record {n}"
-        try:
-            text, mentions = doc["text"], set()
-            for annotator in doc["annotations"].values():
-                for mention in annotator["entity_mentions"]:
-                    kind = {"DIRECT": "direct", "QUASI": "indirect", "NO_MASK": None}[mention["identifier_type"]]
-                    if kind:
-                        span = _span({**mention, "kind": kind}, text, where, None)
-                        mentions.add((kind, span["start"] - span["end"], span["start"], span["end"], span["type"]))
-            record_id = doc["doc_id"]
-        except (KeyError, TypeError, AttributeError):
-            raise ValueError(
-                f"{where}: not the Text Anonymization Benchmark's standoff JSON (doc_id, text, "
-                "annotations → entity_mentions → start_offset, end_offset, entity_type, "
-                "identifier_type DIRECT, QUASI or NO_MASK)"
-            ) from None
-        spans = []
-        for kind, _, start, end, type_ in sorted(mentions):
-            if not any(start < span["end"] and span["start"] < end for span in spans):
-                spans.append({"start": start, "end": end, "type": type_, "kind": kind})
-        yield {"where": where, "text": text, "record_id": record_id, "person_id": None, "identifiers": spans}
+WORD = re.compile(r"\S+")
+LEAST, USUAL, MOST = 750, 1000, 1250  # words of a record, where its book is long enough
+# Where a record may end, best first: at a blank line, at a sentence that ends a line, a sentence, a word.
+ENDS = tuple(map(re.compile, (r"\n[^\S\n]*\n", r"[.!?…][\"'”’)\]]*[^\S\n]*\n", r"[.!?…][\"'”’)\]]*\s", r"\s")))
+
+
+def _books(folder, words):
+    """Raw records of about 1,000 words, `words` in all; holds no more text than a record and a piece of its book."""
+    words = BOOK_WORDS if words is None and folder is None else words
+    paths = [] if folder is None else data_files(Path(folder), (".txt", ".parquet"))
+    left, numbers = words, Counter()
+    size = sum(path.stat().st_size for path in paths)
+    options = {"total": words, "unit": "word"} if words else {"total": size, "unit": "B"}
+    with tqdm(**options, desc="bookcorpus", unit_scale=True, delay=2, mininterval=1, leave=False) as bar:
+
+        def told(pieces):
+            for _, text, read in pieces:
+                bar.update(0 if words else read)
+                yield text
+
+        for book, pieces in groupby(_pieces(paths), key=lambda piece: piece[0]):
+            for text, count in _records(told(pieces)):
+                if words and count >= left:
+                    text = text[: next(islice(WORD.finditer(text), left - 1, None)).end()]
+                numbers[book] += 1
+                yield _raw(folder or HUB["bookcorpus"], text, f"{book}-{numbers[book]}", book)
+                if words:
+                    left -= min(count, left)
+                    bar.update(count)
+                    if not left:
+                        return
+    if words:
+        raise ValueError(
+            f"{folder or HUB['bookcorpus']}: {words - left:,} words, fewer than words={words:,}; ask for fewer, or "
+            "leave words= out to take all of a folder"
+        )
+
+
+def _pieces(paths):
+    """(book, a piece of its text, bytes of the file read for it) triples, from the files or, without any, the Hub."""
+    if not paths:
+        stream = _from_hub("bookcorpus", split="train", streaming=True)
+        for batch in stream.iter(batch_size=1000):
+            yield "bookcorpus", _lines(batch["text"], HUB["bookcorpus"]), 0
+    for path in paths:
+        if path.suffix.lower() == ".txt":
+            for text, read in decoded_pieces(path):
+                yield path.stem, text, read
+        else:
+            for share, (sentences,) in parquet_batches(path, "text"):
+                yield "bookcorpus", _lines(sentences, path), share * path.stat().st_size
+
+
+def _lines(sentences, where):
+    """Sentences as text, a line each."""
+    try:
+        return "".join(f"{line}\n" for line in map(str.strip, filter(None, sentences)) if line)
+    except TypeError:
+        raise ValueError(f"{where}: the column text holds something else than strings") from None
+
+
+def _records(pieces):
+    """(text, number of words) pairs: a book cut where it reads best, the same however its pieces fall."""
+    text = ""
+    for piece in chain(pieces, [None]):
+        text += piece or ""
+        while True:
+            found = list(islice(WORD.finditer(text), MOST + 1))
+            if not found or (len(found) <= MOST and piece is not None):
+                break
+            cut = len(text)
+            if len(found) > MOST:
+                least, usual, most = found[LEAST - 1].end(), found[USUAL - 1].end(), found[MOST].start()
+                places = (
+                    [
+                        place
+                        for match in end.finditer(text, found[LEAST - 1].start(), most)
+                        if (place := match.end()) > least
+                    ]
+                    for end in ENDS
+                )
+                cut = min(next(filter(None, places)), key=lambda place: abs(place - usual))
+            yield text[:cut].strip(), sum(word.end() <= cut for word in found)
+            text = text[cut:]
 
 
 # Checks
@@ -366,7 +322,7 @@ def _checked(raw, default_kind):
     where = f"{raw['where']}, record_id {row['record_id']!r}"
     spans = {
         tuple(span.items()): span
-        for span in (_span(span, row["text"], where, default_kind) for span in raw["identifiers"])
+        for span in (as_span(span, row["text"], where, default_kind) for span in raw["identifiers"])
     }  # exact duplicates merge
     row["identifiers"] = sorted(spans.values(), key=lambda span: (span["start"], span["end"]))
     for one, two in zip(row["identifiers"], row["identifiers"][1:]):
@@ -376,38 +332,3 @@ def _checked(raw, default_kind):
                 f"[{two['start']}, {two['end']}); keep one of them"
             )
     return row
-
-
-def _span(raw, text, where, default_kind):
-    """One annotation, a dict or a (start, end, type) triple, as {start, end, type, kind}."""
-    if isinstance(raw, dict):
-        start, end, type_, kind = (
-            next((raw[key] for key in keys if raw.get(key) is not None), None) for keys in (START, END, TYPE, ("kind",))
-        )
-    elif isinstance(raw, (list, tuple)) and len(raw) == 3:
-        start, end, type_, kind = *raw, None
-    else:
-        raise ValueError(f"{where}: an annotation must be an object with start, end and type, or [start, end, type]")
-    if type(start) is not int or type(end) is not int:
-        raise ValueError(
-            f"{where}: an annotation needs whole numbers as start and end, "
-            f"found {type(start).__name__} and {type(end).__name__}"
-        )
-    type_ = type_[0] if isinstance(type_, list) and type_ else type_
-    kind = default_kind if kind is None else kind
-    if not isinstance(type_, str) or not type_.isprintable():
-        raise ValueError(f"{where}: the annotation at [{start}, {end}) has no type")
-    if kind not in KINDS:
-        raise ValueError(
-            f"{where}: the annotation at [{start}, {end}) has an unknown kind; known: {', '.join(KINDS[:3])}"
-        )
-    if not isinstance(text, str) or not 0 <= start < end <= len(text):
-        raise ValueError(
-            f"{where}: annotation [{start}, {end}) is out of range; offsets count characters, start "
-            f"before end, within the text{f' of {len(text)}' if isinstance(text, str) else ''}"
-        )
-    value = text[start:end]
-    if not value.strip():
-        raise ValueError(f"{where}: annotation [{start}, {end}) covers only white space")
-    start += len(value) - len(value.lstrip())
-    return {"start": start, "end": start + len(value.strip()), "type": type_, "kind": kind}

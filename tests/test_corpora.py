@@ -8,16 +8,19 @@ import re
 import subprocess
 import sys
 import tracemalloc
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from xml.sax.saxutils import escape, quoteattr
 
+import datasets
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sani.corpora import FEATURES, SOURCES, _read_n2c2, load_corpus
+from sani.corpora import BOOK_WORDS, EMOTIONS, FEATURES, SOURCES, _records, load_corpus
+from sani.readers import read_n2c2
 from sani.surrogates import GENERIC, MONTH, counterfactual, pseudonymize
 
 DATA = Path(__file__).parent / "data"
@@ -96,7 +99,7 @@ def test_n2c2_is_streamed_and_deep_nesting_is_no_problem(tmp_path):
             out.write(f'<RECORD ID="{n}"><TEXT>{"word " * 40}</TEXT>{"<S><T>x</T></S>" * 40}</RECORD>\n')
         out.write("</ROOT>")
     tracemalloc.start()
-    assert sum(1 for _ in _read_n2c2(path)) == 3000
+    assert sum(1 for _ in read_n2c2(path)) == 3000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000 < path.stat().st_size
@@ -202,6 +205,263 @@ def test_synthetic_clinical():
     five = load_corpus("synthetic-clinical", records=5, seed=3)
     assert five.features == FEATURES and len(five) == 5
     assert load_corpus("synthetic-clinical", records=3, seed=3).to_list() == five.to_list()[:3]
+
+
+@pytest.mark.parametrize("name", ["stories", "emotions"])
+def test_the_other_synthetic_corpora(name):
+    grammar = pytest.importorskip(f"sani.grammars.{name}")
+    for split in ("private", "public"):
+        rows = load_corpus(f"synthetic-{name}", records=5, seed=3, split=split)
+        raw = list(grammar.generate(5, 3, split))
+        assert rows["text"] == [row["text"] for row in raw] and len(rows) == 5
+        assert [spans(row) for row in rows] == [spans(row) for row in raw]
+        assert load_corpus(f"synthetic-{name}", records=3, seed=3, split=split).to_list() == rows.to_list()[:3]
+    assert load_corpus(f"synthetic-{name}", records=5, seed=3).to_list() != rows.to_list()
+    assert len(load_corpus(f"synthetic-{name}")) == {"stories": 300, "emotions": 2000}[name]
+
+
+# Emotions
+
+LABELLED = Features({**FEATURES, "label": Value("string")})
+EMOTION_ROWS = [("i feel fine; really", "joy"), ("i feel 😀 blue", "sadness"), ("i feel odd", "surprise")]
+
+
+def emotion_file(folder, suffix, stem="train"):
+    path = folder / f"{stem}.{suffix}"
+    numbered = [{"text": text, "label": EMOTIONS.index(label)} for text, label in EMOTION_ROWS]
+    if suffix == "txt":
+        lines = "".join(f"{text};{label}\r\n" for text, label in EMOTION_ROWS)
+        return write(path, f"\ufefftext;label_name\r\n{lines}\r\n")
+    if suffix == "jsonl":
+        return jsonl(path, *numbered)
+    Dataset.from_list(numbered).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "parquet"])
+def test_emotion_files(tmp_path, suffix):
+    path = emotion_file(tmp_path, suffix)
+    for place in (path, tmp_path):
+        got = load_corpus("emotion", folder=place)
+        assert got.features == LABELLED
+        assert list(zip(got["text"], got["label"])) == EMOTION_ROWS
+        assert got["record_id"] == got["person_id"] == ["train-1", "train-2", "train-3"]
+        assert got["identifiers"] == [[], [], []]
+    assert pseudonymize(got, Stub())["label"] == got["label"]
+
+
+def test_emotion_folder_and_splits(tmp_path):
+    for stem in ("train", "val", "test"):
+        write(tmp_path / f"{stem}.txt", f"text;label\ni feel {stem};anger\n")
+    assert load_corpus("emotion", folder=tmp_path)["record_id"] == ["test-1", "train-1", "val-1"]
+    for split, stem in (("train", "train"), ("validation", "val"), ("test", "test")):
+        assert load_corpus("emotion", folder=tmp_path, split=split)["text"] == [f"i feel {stem}"]
+    (tmp_path / "test.txt").unlink()
+    with pytest.raises(ValueError, match="no file whose name starts with the split 'test'"):
+        load_corpus("emotion", folder=tmp_path, split="test")
+
+
+def test_emotion_from_the_hub(monkeypatch):
+    asked = []
+
+    def load_dataset(*names, **options):
+        asked.append((names, options))
+        rows = [{"text": text, "label": EMOTIONS.index(label)} for text, label in EMOTION_ROWS]
+        return Dataset.from_list(rows, features=Features(text=Value("string"), label=ClassLabel(names=list(EMOTIONS))))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    got = load_corpus("emotion")
+    assert got.features == LABELLED and list(zip(got["text"], got["label"])) == EMOTION_ROWS
+    assert load_corpus("emotion", split="test", records=1)["record_id"] == ["test-1"]
+    assert asked == [(("dair-ai/emotion", "split"), {"split": split}) for split in ("train", "test")]
+
+
+EMOTION_CASES = [
+    ("a.txt", f"text;label\n{SECRET}\n", r"a\.txt, line 2: no ';' between text and label"),
+    ("a.txt", f"{SECRET};joy\n{SECRET};{SECRET}\n", r"line 2: unknown label; known: sadness, joy, .*0 to 5"),
+    ("a.txt", f"{SECRET};joy\n;joy\n", r"line 2: the text is empty"),
+    ("a.txt", f"{SECRET};joy\n".encode() + b"caf\xe9;joy", r"a\.txt: not UTF-8 \(byte 19\)"),
+    ("a.txt", "text;label\n", "corpus is empty"),
+    ("a.jsonl", json.dumps({"text": SECRET}), "line 1: expected an object with text and label"),
+    ("a.jsonl", json.dumps([SECRET]), "line 1: expected an object with text and label"),
+    ("a.jsonl", json.dumps({"text": SECRET, "label": 6}), "line 1: unknown label"),
+    ("a.jsonl", json.dumps({"text": SECRET, "label": -1}), "line 1: unknown label"),
+    ("a.jsonl", json.dumps({"text": SECRET, "label": True}), "line 1: unknown label"),
+    ("a.jsonl", json.dumps({"text": [SECRET], "label": 1}), "line 1: text must be a string, found list"),
+    ("a.jsonl", f'{{"text": "{SECRET}', "line 1: invalid JSON"),
+    ("a.parquet", SECRET, r"a\.parquet: not a whole Parquet file"),
+    ("a.csv", SECRET, r"not a \.txt, \.jsonl, \.parquet file"),
+]
+
+
+@pytest.mark.parametrize("name, content, message", EMOTION_CASES, ids=range(len(EMOTION_CASES)))
+def test_bad_emotion_files(tmp_path, name, content, message):
+    path = bad(tmp_path, name, content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_corpus("emotion", folder=path)
+    assert SECRET not in str(caught.value) and caught.value.__suppress_context__ == bool(caught.value.__context__)
+
+
+# Books
+
+
+PROSE = st.lists(
+    st.tuples(
+        st.integers(1, 400),
+        st.sampled_from([" ", "\n", ". ", ".\n", '." ', "?”\n", ".\r\n\r\n", ".\n \n", "\n\n\n", "  "]),
+    ),
+    max_size=40,
+)
+
+
+@MANY
+@given(PROSE, st.randoms(use_true_random=False))
+def test_books_are_cut_where_they_read_best(runs, random):
+    text = "".join(
+        " ".join(f"w{random.randint(0, 9 ** random.randint(1, 6))}" for _ in range(n)) + gap for n, gap in runs
+    )
+    records = list(_records([text]))
+    words = [match.span() for match in re.finditer(r"\S+", text)]
+    assert [word for record, _ in records for word in record.split()] == text.split()
+    assert [len(record.split()) for record, _ in records] == [count for _, count in records]
+
+    def rank(k):
+        """How well the gap before word k reads as an end: 0 blank line, 1 sentence and line, 2 sentence, 3 word."""
+        before, gap = text[slice(*words[k - 1])], text[words[k - 1][1] : words[k][0]]
+        sentence = before.rstrip("\"'”’)]")[-1:] in tuple(".!?…")
+        return 0 if gap.count("\n") > 1 else 3 if not sentence else 1 if "\n" in gap else 2
+
+    def distance(k):
+        return abs(words[k - 1][1] - words[first + 999][1])
+
+    first = 0
+    for _, count in records[:-1]:
+        assert 750 <= count <= 1250 < len(words) - first
+        places = range(first + 750, first + 1251)
+        best = min(map(rank, places))
+        assert rank(first + count) == best
+        # Measured to the end of a gap there and to its beginning here.
+        assert distance(first + count) <= min(distance(k) for k in places if rank(k) == best) + 12
+        first += count
+    assert len(words) - first <= 1250
+    # The same however the text arrives.
+    places = sorted(random.randint(0, len(text)) for _ in range(8))
+    assert list(_records(text[a:b] for a, b in zip([0, *places], [*places, len(text)]))) == records
+
+
+def book(seed, paragraphs=60):
+    return "\n\n".join(" ".join(f"word{seed}x{i}." for i in range(50 + (i * 7 + seed) % 90)) for i in range(paragraphs))
+
+
+def test_books_from_a_folder_by_number_of_words(tmp_path):
+    for n, name in enumerate(("b_Two", "a_One", "c_Empty")):
+        write(tmp_path / f"{name}.txt", "\ufeff" + book(n) if n < 2 else " \n")
+    everything = load_corpus("bookcorpus", folder=tmp_path)
+    assert everything.features == FEATURES
+    assert sum(len(text.split()) for text in everything["text"]) == len((book(0) + " " + book(1)).split())
+    assert list(dict.fromkeys(everything["person_id"])) == ["a_One", "b_Two"]
+    assert everything["record_id"][:2] == ["a_One-1", "a_One-2"] and not any(everything["identifiers"])
+    ours = [text for text, person in zip(everything["text"], everything["person_id"]) if person == "a_One"]
+    assert "\n\n".join(ours) == book(1)
+    for words in (1, 999, len(everything[0]["text"].split()) - 2, 7000):
+        some = load_corpus("bookcorpus", folder=tmp_path, words=words)
+        assert sum(len(text.split()) for text in some["text"]) == words
+        assert some["text"][:-1] == everything["text"][: len(some) - 1]
+        assert everything["text"][len(some) - 1].startswith(some["text"][-1])
+    assert load_corpus("bookcorpus", folder=tmp_path, words=7000, records=2)["text"] == everything["text"][:2]
+    total = len(" ".join(everything["text"]).split())
+    assert len(load_corpus("bookcorpus", folder=tmp_path, words=total)) == len(everything)
+    with pytest.raises(ValueError, match=f"{total:,} words, fewer than words={total + 1:,}"):
+        load_corpus("bookcorpus", folder=tmp_path, words=total + 1)
+
+
+def test_books_from_parquet_have_a_sentence_a_row(tmp_path):
+    sentences = [f"the sentence number {i} of the set ." for i in range(900)]
+    rows = [{"text": text} for text in [*sentences, "", None]]
+    Dataset.from_list(rows[:400]).to_parquet(tmp_path / "train-0.parquet")
+    Dataset.from_list(rows[400:]).to_parquet(tmp_path / "train-1.parquet")
+    got = load_corpus("bookcorpus", folder=tmp_path)
+    assert "\n".join(got["text"]).split("\n") == sentences
+    assert set(got["person_id"]) == {"bookcorpus"} and got["record_id"][0] == "bookcorpus-1"
+    assert {len(text.split()) for text in got["text"][:-1]} <= set(range(990, 1011))
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_books_from_the_hub(monkeypatch, lazy):
+    pulled, asked = [], []
+
+    def rows():
+        for i in range(100_000):
+            pulled.append(i)
+            yield {"text": f"the sentence number {i} of the set ."}
+
+    def load_dataset(*names, **options):
+        asked.append((names, options))
+        return IterableDataset.from_generator(rows) if lazy else Dataset.from_list([*islice(rows(), 3000)])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    got = load_corpus("bookcorpus", words=2500)
+    assert sum(len(text.split()) for text in got["text"]) == 2500 and set(got["person_id"]) == {"bookcorpus"}
+    assert asked == [(("rojagtap/bookcorpus",), {"split": "train", "streaming": True})]
+    assert len(pulled) <= 3000
+    monkeypatch.setattr("sani.corpora.BOOK_WORDS", 1200)
+    assert BOOK_WORDS == 77_000_000 and sum(map(len, map(str.split, load_corpus("bookcorpus")["text"]))) == 1200
+    monkeypatch.setattr("sani.corpora.BOOK_WORDS", 800_001)
+    with pytest.raises(ValueError, match="rojagtap/bookcorpus: .* words, fewer than words=800,001"):
+        load_corpus("bookcorpus")
+
+
+@pytest.mark.parametrize("name", ["bookcorpus", "emotion"])
+def test_a_hub_out_of_reach_is_said(monkeypatch, name):
+    def load_dataset(*names, **options):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(ValueError, match=rf"{name}: \S+/{name} could not be fetched .*ConnectionError.*folder="):
+        load_corpus(name)
+
+
+def test_books_are_streamed(tmp_path):
+    """One huge line is read no further than it is needed, in little memory."""
+    write(tmp_path / "a.txt", "a word and more " * 2_000_000)
+    load_corpus("bookcorpus", folder=tmp_path, words=10)
+    tracemalloc.start()
+    got = load_corpus("bookcorpus", folder=tmp_path, words=20_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3_000_000 < 30_000_000 < (tmp_path / "a.txt").stat().st_size
+    assert [len(text.split()) for text in got["text"]] == [1000] * 20
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", f"{SECRET} " * 20_000 + "café", None),
+        ("a.txt", f"{SECRET} ".encode() * 20_000 + b"caf\xe9 au lait", r"a\.txt: not UTF-8 \(byte 240003\).*iconv"),
+        ("a.txt", b"\xef\xbb\xbf" + f"{SECRET} caf".encode() + b"\xe9 au", r"a\.txt: not UTF-8 \(byte 18\)"),
+        ("a.txt", f"{SECRET} caf".encode() + b"\xc3", r"a\.txt: not UTF-8 \(byte 15\)"),
+        ("a.txt", " \n", "the corpus is empty"),
+        ("a.parquet", SECRET, r"a\.parquet: not a whole Parquet file"),
+        ("a.jsonl", SECRET, r"not a \.txt, \.parquet file"),
+    ],
+    ids=range(7),
+)
+def test_bad_books(tmp_path, name, content, message):
+    path = bad(tmp_path, name, content)
+    if message is None:
+        assert load_corpus("bookcorpus", folder=path)["text"][-1].endswith("café")
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        load_corpus("bookcorpus", folder=path)
+    assert SECRET not in str(caught.value) and caught.value.__suppress_context__ == bool(caught.value.__context__)
+
+
+@pytest.mark.parametrize("rows, message", [([{SECRET: "x"}], "no column text"), ([{"text": 7}], "else than strings")])
+def test_bad_parquet_columns(tmp_path, rows, message):
+    Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=message) as caught:
+        load_corpus("bookcorpus", folder=tmp_path)
+    assert SECRET not in str(caught.value)
 
 
 # XML holds no control characters and turns line ends into \n; the others hold any text.
@@ -435,6 +695,13 @@ def test_bad_standoff(tmp_path):
         (dict(name_or_path="tab", folder=".", split="public"), ValueError, "synthetic corpora only"),
         (dict(name_or_path="synthetic-clinical", folder="."), ValueError, "folder= is for"),
         (dict(name_or_path="synthetic-clinical", default_kind="x"), ValueError, "unknown default_kind"),
+        (dict(name_or_path="emotion", split="public"), ValueError, "unknown split .*known: train, validation, test"),
+        (dict(name_or_path="emotion", folder="no/such"), FileNotFoundError, "no such file or folder"),
+        (dict(name_or_path="bookcorpus", folder="no/such"), FileNotFoundError, "no such file or folder"),
+        (dict(name_or_path="bookcorpus", words=0), ValueError, "words must be a whole number of at least 1"),
+        (dict(name_or_path="bookcorpus", words=7.0), ValueError, "words must be a whole number of at least 1"),
+        (dict(name_or_path="bookcorpus", split="train"), ValueError, "leave it out for 'bookcorpus'"),
+        (dict(name_or_path="synthetic-clinical", words=10), ValueError, "words= is for bookcorpus only"),
     ],
 )
 def test_bad_arguments(arguments, error, message):
@@ -443,7 +710,7 @@ def test_bad_arguments(arguments, error, message):
 
 
 def test_empty_folder(tmp_path):
-    for name in ("n2c2-2006", "tab"):
+    for name in ("n2c2-2006", "tab", "emotion", "bookcorpus"):
         with pytest.raises(ValueError, match="no .* file in this folder"):
             load_corpus(name, folder=tmp_path)
     with pytest.raises(ValueError, match=r"no \.jsonl, .* file in this folder"):
@@ -628,6 +895,21 @@ def test_real_sources():
         assert sorted(zip(values(row), (span[2] for span in spans(row)))) == sorted(
             (span["entity_value"], span["entity_type"]) for span in raw["spans"]
         )
+
+
+@real
+def test_real_emotions_and_books():
+    emotions = load_corpus("emotion", folder=Path(REAL) / "emotion")
+    assert len(emotions) == 18_000 and set(emotions["label"]) == set(EMOTIONS)
+    lines = Path(REAL, "emotion/val.txt").read_text(encoding="utf-8").splitlines()[1:]
+    val = load_corpus("emotion", folder=Path(REAL) / "emotion", split="validation")
+    assert [f"{row['text']};{row['label']}" for row in val] == lines
+    books = load_corpus("bookcorpus", folder=Path(REAL) / "books", words=300_000)
+    assert sum(len(text.split()) for text in books["text"]) == 300_000
+    first = books.filter(lambda row: row["person_id"] == books[0]["person_id"], keep_in_memory=True)
+    whole = Path(REAL, "books", f"{books[0]['person_id']}.txt").read_text(encoding="utf-8")
+    assert " ".join(first["text"]).split() == whole.split()
+    assert all(750 <= len(text.split()) <= 1250 for text in first["text"][:-1])
 
 
 @real

@@ -3,16 +3,16 @@
 import datetime
 import functools
 import hashlib
-import importlib.resources
 import itertools
 import random
 import re
 from collections.abc import Callable, Iterator
 
 import faker
-import yaml
 
-SPLITS = ("private", "public")
+from . import SPLITS as SPLITS
+from . import Piece, check, fill, fits, join, listed, load, zipf
+
 DOCTORS, HOSPITALS, PLACES = 16, 6, 16
 RETURNING = 0.27  # chance that a record belongs to a person seen before
 AGED = 0.06  # chance that a new person is 90 or over
@@ -26,8 +26,6 @@ PRONOUNS = {
     "F": {"he": "she", "his": "her", "him": "her", "man": "woman"},
 }
 
-Piece = tuple[str, str | None]  # text, and its identifier type or None
-
 
 def generate(records: int, seed: int, split: str) -> Iterator[dict]:
     """Yield `records` discharge summaries with their direct identifiers.
@@ -35,16 +33,8 @@ def generate(records: int, seed: int, split: str) -> Iterator[dict]:
     Record i depends on (seed, split, i) only, never on `records`. Identifier values of the two
     splits never meet, whatever the seeds: see `fits`.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    if records < 1:
-        raise ValueError(f"records must be at least 1, not {records}")
+    check(records, split)
     return itertools.islice(_stream(seed, split), records)
-
-
-def fits(value: str, split: str) -> bool:
-    """Whether a value may occur in a split: the parity of its hash decides, so the splits are disjoint."""
-    return hashlib.sha256(value.lower().encode()).digest()[0] % 2 == SPLITS.index(split)
 
 
 def patterns() -> list[str]:
@@ -58,26 +48,21 @@ def patterns() -> list[str]:
 @functools.cache
 def grammar() -> dict:
     """The data file, its lists and pattern blocks split."""
-    text = importlib.resources.files(__package__).joinpath("clinical.yaml").read_text("utf-8")
-    data = yaml.safe_load(text)
+    data = load("clinical.yaml")
     for part in ("headings", "words", "chronic"):
-        data[part] = {key: _split(value, "|") for key, value in data[part].items()}
+        data[part] = {key: listed(value, "|") for key, value in data[part].items()}
     data["patterns"] = {key: block.splitlines() for key, block in data["patterns"].items()}
     for disease in data["diagnoses"].values():
-        disease["drugs"] = [_split(choice, "/") for choice in _split(disease["drugs"], "|")]
-        disease["excludes"] = _split(disease.get("excludes", ""), ",")
+        disease["drugs"] = [listed(choice, "/") for choice in listed(disease["drugs"], "|")]
+        disease["excludes"] = listed(disease.get("excludes", ""), ",")
         disease["ages"] = [int(age) for age in disease["ages"].split("-")]
-        disease |= {key: _split(disease[key], "|") for key in ("names", "complaints")}
+        disease |= {key: listed(disease[key], "|") for key in ("names", "complaints")}
         disease |= {key: disease[key].splitlines() for key in SPECIFIC}
     for key in ("trades", "hobbies", "accidents", "sites", "crafts", "things"):
-        data[key] = _split(data[key], ",")
+        data[key] = listed(data[key], ",")
     for key in ("hospitals", "mishaps"):
-        data[key] = _split(data[key], "|")
+        data[key] = listed(data[key], "|")
     return data
-
-
-def _split(text: str, mark: str) -> list[str]:
-    return [part.strip() for part in text.split(mark) if part.strip()]
 
 
 def _draw(make: Callable[[], str], split: str) -> str:
@@ -114,15 +99,6 @@ def _age(born: datetime.date, day: datetime.date) -> int:
     return day.year - born.year - ((day.month, day.day) < (born.month, born.day))
 
 
-def _zipf(rng: random.Random, values: list):
-    return rng.choices(values, cum_weights=_weights(len(values)))[0]
-
-
-@functools.cache
-def _weights(count: int) -> list[float]:
-    return list(itertools.accumulate(1 / rank for rank in range(1, count + 1)))
-
-
 @functools.cache
 def _rare(split: str) -> dict[str, tuple[list[str], list[str]]]:
     """Rare traits of a split by kind: real ones, and compounds for the persons after them."""
@@ -151,7 +127,7 @@ def _pools(seed: int, split: str, fake: faker.Faker) -> dict:
         hospitals.setdefault(base, {"base": base, "kind": rng.choice(grammar()["hospitals"])})
     while len(doctors) < DOCTORS:
         first, last = _draw(fake.first_name, split), _short(fake, split)
-        places = [_zipf(rng, list(hospitals.values())) for _ in range(rng.choice((1, 2)))]
+        places = [zipf(rng, list(hospitals.values())) for _ in range(rng.choice((1, 2)))]
         doctor = {"first": first, "last": last, "hospitals": places}
         doctors.setdefault(last, doctor | {"phone": _phone(rng, split), "pager": _digits(rng, 5, split)})
     for kind, (real, made) in _rare(split).items():
@@ -162,7 +138,7 @@ def _pools(seed: int, split: str, fake: faker.Faker) -> dict:
         # Real and made traits alternate while real ones last: small corpora read naturally.
         rare[kind] = [trait for pair in zip(real, made) for trait in pair] + made[len(real) :]
     cities = [_short(fake, split) for _ in range(PLACES)]
-    physicians = {city: _zipf(rng, list(doctors.values())) for city in cities}
+    physicians = {city: zipf(rng, list(doctors.values())) for city in cities}
     lists = {"hospitals": list(hospitals.values()), "doctors": list(doctors.values())}
     return lists | {"cities": cities, "physicians": physicians, "rare": rare}
 
@@ -179,7 +155,7 @@ def _stream(seed: int, split: str) -> Iterator[dict]:
             person = _person(len(persons), seed, split, fake, pools)
             persons.append(person)
         rng = random.Random(f"clinical record {split} {seed} {index}")
-        text, identifiers = _join(_note(rng, _visit(rng, split, person, pools)))
+        text, identifiers = join(_note(rng, _visit(rng, split, person, pools)), "direct")
         record = {"text": text, "record_id": f"{split}-{seed}-{index:05d}", "person_id": person["id"]}
         yield record | {"identifiers": identifiers}
 
@@ -198,7 +174,7 @@ def _person(index: int, seed: int, split: str, fake: faker.Faker, pools: dict) -
     chronic = [name for name in data["chronic"] if name != data["chronic_only"][other]]
     chronic = sorted(rng.sample(chronic, rng.choice((1, 1, 1, 1, 2))))
     street = _draw(lambda: f"{_draw(fake.last_name, split)} {fake.street_suffix()}", split)
-    city = _zipf(rng, pools["cities"])
+    city = zipf(rng, pools["cities"])
     kin = [word for word in data["words"]["relative"] if word != {"M": "husband", "F": "wife"}[sex]]
     return PRONOUNS[sex] | {
         "id": f"{split}-{seed}-p{index:04d}",
@@ -252,12 +228,12 @@ def _visit(rng: random.Random, split: str, person: dict, pools: dict) -> dict:
     given = [rng.choice(choice) for choice in disease["drugs"][: rng.choice((few, few, few, 3))]]
     # Two doses of one drug would contradict each other: the new one replaces the old.
     kept = [drug for drug in person["chronic_drugs"] if drug.split()[0] not in [new.split()[0] for new in given]]
-    hospital = _zipf(rng, pools["hospitals"])
+    hospital = zipf(rng, pools["hospitals"])
     team = [doctor for doctor in pools["doctors"] if hospital in doctor["hospitals"]]
     team = team if len(team) > 2 else pools["doctors"]
     # A service is mostly in the same hands: what a model can only know by having read it.
     staff = random.Random(f"clinical staff {split} {hospital['base']} {disease['specialty']}").sample(team, 2)
-    attending, consultant = (usual if rng.random() < 0.9 else _zipf(rng, team) for usual in staff)
+    attending, consultant = (usual if rng.random() < 0.9 else zipf(rng, team) for usual in staff)
     if consultant is attending:
         consultant = next(doctor for doctor in staff if doctor is not attending)
     middle = _date(admit, rng.randint(1, 3), split)
@@ -276,8 +252,8 @@ def _visit(rng: random.Random, split: str, person: dict, pools: dict) -> dict:
     context["resident"] = rng.choice(
         [doctor for doctor in team if doctor is not consultant and doctor is not attending]
     )
-    context["other_hospital"] = _zipf(rng, [other for other in pools["hospitals"] if other is not hospital])
-    context["other_city"] = _zipf(rng, [city for city in pools["cities"] if city != person["city"]])
+    context["other_hospital"] = zipf(rng, [other for other in pools["hospitals"] if other is not hospital])
+    context["other_city"] = zipf(rng, [city for city in pools["cities"] if city != person["city"]])
     context["complaint"], context["complaint2"] = rng.sample(disease["complaints"], 2)
     for vital, span in zip(("temp", "pulse", "systolic", "diastolic", "saturation"), disease["vitals"].split()):
         context[vital] = _number(rng, span)
@@ -294,6 +270,7 @@ def _note(rng: random.Random, context: dict) -> list[Piece]:
     """The pieces of one discharge summary, section by section."""
     data, disease = grammar(), context["disease"]
     gap, inline = rng.choice((("\n\n", "\n"), ("\n\n", " "), ("\n", " ")))
+    slots = functools.partial(_slot, rng=rng, context=context)
     blocks: list[list[Piece]] = []
 
     def some(key: str, chance: float = 1.0) -> list[str]:
@@ -301,7 +278,7 @@ def _note(rng: random.Random, context: dict) -> list[Piece]:
         return [rng.choice(lines)] if rng.random() < chance else []
 
     def block(joint: str, start: str, *choices: list[str]) -> None:
-        lines = [[(joint, None), *_fill(line, rng, context)] for choice in choices for line in choice]
+        lines = [[(joint, None), *fill(line, slots)] for choice in choices for line in choice]
         blocks.append([(start, None), *[piece for line in lines for piece in line][1:]])
 
     def section(key: str, *choices: list[str], joint: str = " ") -> None:
@@ -331,22 +308,6 @@ def _note(rng: random.Random, context: dict) -> list[Piece]:
     section("follow_up", some("visit"), some("advice", 0.15))
     block("\n", "", some("dictated"), some("stamp"), some("copy", 0.2))
     return [piece for pieces in blocks for piece in [(gap, None), *pieces]][1:]
-
-
-@functools.cache
-def _parse(pattern: str) -> list[tuple[str, str, str]]:
-    """A pattern as (text before, slot name, slot form) triples, the last with no slot."""
-    parts = re.split(r"\{(\w+)(?::([^}]*))?\}", pattern) + ["", ""]
-    return [(parts[i], parts[i + 1], parts[i + 2] or "") for i in range(0, len(parts), 3)]
-
-
-def _fill(pattern: str, rng: random.Random, context: dict) -> Iterator[Piece]:
-    """The pieces of a pattern; a slot written with a capital is filled with one."""
-    for text, slot, form in _parse(pattern):
-        yield text, None
-        if slot:
-            (text, kind), *rest = _slot(slot[0].lower() + slot[1:], form, rng, context)
-            yield from [(text[0].upper() + text[1:] if slot[0].isupper() else text, kind), *rest]
 
 
 def _slot(slot: str, form: str, rng: random.Random, context: dict) -> list[Piece]:
@@ -400,13 +361,3 @@ def _written(day: datetime.date, form: str, rng: random.Random, padded: bool) ->
     figures = f"{day.month:02d}/{day.day:02d}" if padded else f"{day.month}/{day.day}"
     choices = {"numeric": [f"{figures}/{day.year}"], "long": [f"{month} {day.day}, {day.year}"]}
     return rng.choice(choices.get(form, [figures, figures, f"{day.day} {month}", f"{month} {day.day}"]))
-
-
-def _join(pieces: list[Piece]) -> tuple[str, list[dict]]:
-    """The text of the pieces, and the spans of those with a type."""
-    identifiers, at = [], 0
-    for text, kind in pieces:
-        if kind:
-            identifiers.append({"start": at, "end": at + len(text), "type": kind, "kind": "direct"})
-        at += len(text)
-    return "".join(text for text, _ in pieces), identifiers
