@@ -5,7 +5,7 @@ from .blocks import encode
 from .corpora import load_corpus
 from .erasure import erase, prune
 from .evaluation import Report, evaluate
-from .masking import DataCollatorForPPMLM
+from .masking import DataCollatorForPPCLM, DataCollatorForPPMLM
 from .models import load_model
 from .sanitizing import sanitize
 from .surrogates import counterfactual, pseudonymize
@@ -14,6 +14,7 @@ from .training import fine_tune, repair
 __version__ = "0.1.0"
 __all__ = [
     "Blacklist",
+    "DataCollatorForPPCLM",
     "DataCollatorForPPMLM",
     "Report",
     "counterfactual",

@@ -56,7 +56,7 @@ def find_entities(
     folder = run_folder("entities", "tagging", **key, window=classifier.tokenizer.model_max_length)
     stem = f"words-{folder.name.rpartition('-')[2]}"
     folder = folder if run_dir is None else Path(run_dir)
-    if folder.exists() and any(folder.iterdir()) and not any(folder.glob("words-*.parquet")):
+    if any(folder.glob("[!.]*")) and not any(folder.glob("words-*.parquet")):
         raise ValueError(f"{folder} is not empty and holds no entities; choose another run_dir")
     shards, first = _read(private_folder(folder), stem, resume)
     if first < len(texts):

@@ -118,6 +118,19 @@ def test_f1_is_that_of_one_record_at_a_time(model_and_tokenizer):
     assert got == pytest.approx(slow_f1(list(test["label"]), found))
 
 
+def test_rows_fill_the_model_and_no_more(model_and_tokenizer, monkeypatch):
+    """Where the tokenizer tells no limit, the model's positions do: RoBERTa has two fewer than it says."""
+    model, tokenizer = model_and_tokenizer
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = 10**30
+    lengths, measure = [], sani.downstream._logits
+    monkeypatch.setattr(
+        sani.downstream, "_logits", lambda *given: lengths.append(given[1]["input_ids"].shape[1]) or measure(*given)
+    )
+    emotion_f1(model, tokenizer, separable(20), labelled(("patient was seen " * 60, "joy")), epochs=0)
+    assert lengths == [78 if model.config.model_type == "roberta" else 64]
+
+
 def test_it_learns_and_leaves_all_else_as_it_was(model_and_tokenizer, tmp_path, monkeypatch, capfd, caplog):
     model, tokenizer = model_and_tokenizer
     train, test = separable(96), separable(30, seed=1)

@@ -224,6 +224,41 @@ def test_same_as_a_slow_reference(texts, labels, size):
     assert [[(s["start"], s["end"], s["type"]) for s in spans] for spans in found] == expected
 
 
+def stub(told, size=64):
+    """A classifier, and a tagger that takes from `told(text)` the offsets and the rows of probabilities."""
+    tokenizer = copy.deepcopy(make_tokenizer("wordpiece"))
+    tokenizer.model_max_length = size
+    classifier = tagging.Classifier(tokenizer, *tagging._scheme(BIO, "stub"), [])
+    return classifier, lambda windows, batch_size: ((np.array(o), np.array(p)) for o, p in map(told, windows))
+
+
+def test_a_word_is_as_probable_as_its_likeliest_token_and_a_token_may_span_words():
+    likely, sure, begins = [0.3, 0.0, 0.7, 0.0, 0.0], [0.1, 0.0, 0.9, 0.0, 0.0], [0.2, 0.8, 0.0, 0.0, 0.0]
+    offsets = [(0, 1), (1, 3), (3, 11), (11, 13)]  # A|nn| Lee-Ann| x
+    classifier, tagger = stub(lambda text: (offsets, [likely, sure, begins, [1.0, 0.0, 0.0, 0.0, 0.0]]))
+    found = tagging.words(["Ann Lee-Ann x"], tagger, classifier, 1, tqdm(disable=True))
+    assert found["start"].tolist() == [0, 4, 7, 8] and found["score"].tolist() == pytest.approx([0.9, 0.8, 0.8, 0.8])
+    assert found["begins"].tolist() == [False, True, False, False]
+    spans = entities._merged(found, ["Ann Lee-Ann x"], {"PER"}, 0.5)
+    assert [(s["start"], s["end"]) for s in spans[0]] == [(0, 3), (4, 11)]
+
+
+def test_what_a_window_says_at_its_cuts_is_not_used():
+    """A tagger that takes the first two and the last two words of whatever it reads for names."""
+
+    def told(text):
+        words = [m.span() for m in re.finditer(r"\S+", text)]
+        return words, [
+            [float(2 <= i < len(words) - 2), 0, float(not 2 <= i < len(words) - 2), 0, 0] for i in range(len(words))
+        ]
+
+    text = "a " * 500
+    classifier, tagger = stub(told)
+    assert len(list(tagging.windows(text, classifier.tokenizer))) > 9
+    spans = entities._merged(tagging.words([text], tagger, classifier, 1, tqdm(disable=True)), [text], {"PER"}, 0.5)
+    assert [(s["start"], s["end"]) for s in spans[0]] == [(0, 3), (996, 999)]
+
+
 @pytest.mark.parametrize("kind", ["byte-level-bpe", "sentencepiece"])
 def test_other_tokenizers(tmp_path, kind):
     tokenizer = make_tokenizer(kind)
@@ -290,6 +325,7 @@ def test_an_interrupted_run_goes_on_after_its_last_shard(ner, tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         find_entities(corpus, ner, run_dir=tmp_path / "killed")
     done, seen, stop = sum(seen, []), [], None
+    (tmp_path / "killed" / ".words-0.part").write_bytes(b"half")  # what a kill in the midst of writing leaves
     assert done == list(corpus["text"])[: len(done)] and 0 < len(done) < 5
     assert find_entities(corpus, ner, run_dir=tmp_path / "killed") == whole
     assert sum(seen, []) == list(corpus["text"])[len(done) :]
@@ -298,6 +334,10 @@ def test_an_interrupted_run_goes_on_after_its_last_shard(ner, tmp_path, monkeypa
     assert not seen
     assert find_entities(corpus, ner, run_dir=tmp_path / "killed", resume=False) == whole
     assert sum(seen, []) == list(corpus["text"])
+    assert all(len(texts) == 1 or len("".join(texts)) <= 150 for texts in seen) and len(seen) > 3
+    seen.clear()
+    sorted((tmp_path / "killed").glob("words-*"))[1].unlink()  # what follows a gap is found anew
+    assert find_entities(corpus, ner, run_dir=tmp_path / "killed") == whole and seen
 
 
 def test_another_text_model_or_window_is_another_result(ner, tmp_path):
