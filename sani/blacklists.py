@@ -25,6 +25,9 @@ ATOM = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*|[^\w\s\-\u00ad\u2010-\u201
 WORD = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*")
 # A word written by itself: "smith" in "smith@example.org" does not make a name a common word.
 ALONE = re.compile(r"(?<!\S)[^\W_]+(?=[\s.,;:!?)]|$)")
+# A word of three letters or more that goes on a sentence: it follows another word, or one and a comma.
+INSIDE = re.compile(r"(?:(?<=[^\W\d_]{2}\s)|(?<=[^\W\d_],\s))[^\W\d_]{3,}")
+TITLES = frozenset("mrs miss sir lady lord madame monsieur mademoiselle".split())
 
 Key = tuple[str, ...]
 
@@ -178,6 +181,39 @@ class Blacklist:
                         persons[folded].add(person)
         rare = (surface[word] for word in sorted(persons) if len(persons[word]) < k and word not in direct)
         return cls(rare, "indirect", case_sensitive)
+
+    @classmethod
+    def from_capitalized(
+        cls, corpus: Dataset, share: float = 0.95, min_count: int = 1, top: int | None = None,
+        kind: str = "confidential", case_sensitive: bool = False,
+    ) -> "Blacklist":  # fmt: skip
+        """Names by their spelling, where there is no NER model: words written "Like" this wherever they stand.
+
+        A word of three letters or more counts if it stands capitalised inside a sentence (after another word, or one
+        and a comma) at least `min_count` times, and in at least `share` of all its occurrences; those all in capitals,
+        as in headings, are not looked at. `top`: the most frequent inside sentences only. Titles ("Mrs") are no names;
+        other words that are always capitalised ("Monday", "English") are found too: subtract them if unwanted.
+        Source: ours; PAPER §2, step 1 has names found by a NER model.
+        """
+        _check(kind, "everywhere", min_count, top)
+        inside, every = Counter(), Counter()
+        for text in corpus["text"]:
+            every.update(WORD.findall(text))
+            inside.update(_fold(word) for word in INSIDE.findall(text) if _is_capitalized(word))
+        spelt = Counter()
+        for word, count in every.items():
+            spelt[_fold(word), _is_capitalized(word)] += count * (len(word) == 1 or not word.isupper())
+        names = {
+            word: count for word, count in inside.items()
+            if count >= min_count and word not in TITLES
+            and spelt[word, True] >= share * (spelt[word, True] + spelt[word, False])
+        }  # fmt: skip
+        if not names:
+            raise ValueError(
+                f"no word is written with a capital inside a sentence {min_count} times and almost never without; "
+                "lower min_count= or share=, or find the names with Blacklist.from_ner(corpus, model=…)"
+            )
+        return cls(sorted(names, key=lambda word: (-names[word], word))[:top], kind, case_sensitive)
 
     @classmethod
     def from_file(cls, path: str | Path, kind: str = "direct", case_sensitive: bool = False) -> "Blacklist":
@@ -366,6 +402,10 @@ class Blacklist:
         for name, gold in (("annotated", True), ("elsewhere", False)):
             table[name] = [counts[i, gold] for i in table["term_id"]]
         return table[table["elsewhere"] > 0].sort_values("elsewhere", ascending=False, ignore_index=True)
+
+
+def _is_capitalized(word: str) -> bool:
+    return word[0].isupper() and not word.isupper()
 
 
 def _outside(text: str, spans: Iterable[Mapping]) -> str:

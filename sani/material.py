@@ -40,12 +40,14 @@ class Setting:
     repair_epochs: int = 13
     learning_rate: float = 3e-3
     batch_size: int = 4
-    ner: str = ""  # B: the model that finds the terms: shipped name, local folder or Hub id
-    classes: tuple[str, ...] = ()  # B: of its entities; () for all
+    ner: str = ""  # B: the model that finds the terms: shipped name, local folder or Hub id; "" for capitalised words
+    classes: tuple[str, ...] = ()  # B: of the model's entities; () for all
     min_count: int = 1  # B: terms found fewer times are dropped
     top: int = 0  # B: only so many terms, the most frequent; 0 for all
     emotions: str = ""  # B: the corpus of the downstream classifier; "" for none
     emotions_folder: str = ""
+    emotion_records: int = 2000  # at most; two thirds to train on, one third to test on
+    classifier_learning_rate: float = 3e-3
 
     @property
     def trained_at(self) -> list[int]:
@@ -69,7 +71,7 @@ class Setting:
 
 SETTINGS = {
     "tiny": Setting(),
-    "tiny-gpt2": Setting(name="tiny-gpt2", model="tiny-gpt2", records=120),
+    "tiny-gpt2": Setting(name="tiny-gpt2", model="tiny-gpt2", records=120, learning_rate=3e-4, batch_size=8),
     "tiny-stories": Setting(
         name="tiny-stories", use_case="B", model="tiny-bert-stories-public", corpus="synthetic-stories", records=300,
         epochs=32, repair_epochs=4, ner="tiny-ner", emotions="synthetic-emotions",
@@ -110,7 +112,8 @@ def halves(corpus: Dataset) -> dict[str, Dataset]:
 def split(setting: Setting, seed: int) -> tuple[Dataset, Dataset, Dataset | None]:
     """The private corpus, records of persons never trained on, and new records of the same persons (or None).
 
-    The synthetic stream has another corpus for each seed; of a fixed corpus the seed draws who is held out.
+    The synthetic stream has another corpus for each seed; of a fixed corpus the seed draws who is held out, and the
+    others' first records come before their second ones.
     Raises ValueError if nobody is left to train on.
     """
     n = setting.records
@@ -130,9 +133,11 @@ def split(setting: Setting, seed: int) -> tuple[Dataset, Dataset, Dataset | None
     corpus = halves(corpus)[setting.half] if setting.half else corpus
     persons = np.random.default_rng(seed).permutation(sorted(set(corpus["person_id"])))
     rank = {person: i for i, person in enumerate(persons.tolist())}
+    of_person = corpus.to_pandas().groupby("person_id").cumcount()
     order = sorted(range(len(corpus)), key=lambda i: (rank[corpus[i]["person_id"]], i))
     others = set(corpus[i]["person_id"] for i in order[: setting.heldout_records])
-    train = [i for i in order if corpus[i]["person_id"] not in others][: setting.records]
+    train = [i for i in order if corpus[i]["person_id"] not in others]
+    train = sorted(train, key=lambda i: of_person[i])[: setting.records]
     if not train or not setting.heldout_records:
         raise ValueError(
             f"{setting.corpus}: {len(corpus)} records of {len(persons)} persons leave nobody to train on after "
@@ -150,10 +155,9 @@ def prepare(setting: Setting, seed: int) -> Data:
         blacklist = Blacklist.from_annotations(corpus) | Blacklist.from_rare_words(corpus, k=2)
         resampled, of_others = counterfactual(corpus, seed), Blacklist.from_annotations(others)
     else:
-        found = {"model": setting.ner, "classes": setting.classes or None, "progress": False}
-        blacklist = Blacklist.from_ner(corpus, min_count=setting.min_count, top=setting.top or None, **found)
+        blacklist = _names(setting, corpus, min_count=setting.min_count, top=setting.top or None)
         resampled = counterfactual(_with_hits(corpus, blacklist), seed)
-        of_others = Blacklist.from_ner(others, **found)
+        of_others = _names(setting, others)
 
     def blocks(corpus, blacklist):
         return encode(corpus, tokenizer, blacklist, setting.block_size, allow_no_match=True, progress=False)
@@ -175,6 +179,14 @@ def prepare(setting: Setting, seed: int) -> Data:
     )
 
 
+def _names(setting: Setting, corpus: Dataset, **options) -> Blacklist:
+    """What the setting's NER model finds, or its words that are seldom written in lower case."""
+    if not setting.ner:
+        return Blacklist.from_capitalized(corpus, **options)
+    classes = setting.classes or None
+    return Blacklist.from_ner(corpus, setting.ner, classes, progress=False, **options)
+
+
 def _with_hits(corpus: Dataset, blacklist: Blacklist) -> Dataset:
     """The corpus with what the blacklist finds in it as its annotated spans."""
 
@@ -190,6 +202,6 @@ def _emotions(setting: Setting) -> tuple[Dataset, Dataset] | None:
     if not setting.emotions:
         return None
     corpus = load_corpus(setting.emotions, folder=setting.emotions_folder or None)
-    order = np.random.default_rng(0).permutation(len(corpus))
-    cut = 2 * len(corpus) // 3
+    order = np.random.default_rng(0).permutation(len(corpus))[: setting.emotion_records]
+    cut = 2 * len(order) // 3
     return corpus.select(order[:cut]), corpus.select(order[cut:])

@@ -62,7 +62,14 @@ def measure(setting: Setting, data: Data, thorough: Sequence[int]):
                 found[f"term {term.term_id}|iterations|all|visible|value"] = term.iterations
                 found[f"term {term.term_id}|said|all|visible|value"] = term.in_place
             if data.emotions is not None:
-                scores = emotion_f1(model, data.tokenizer, *data.emotions, seed=data.seed, progress=False)
+                scores = emotion_f1(
+                    model,
+                    data.tokenizer,
+                    *data.emotions,
+                    seed=data.seed,
+                    progress=False,
+                    learning_rate=setting.classifier_learning_rate,
+                )
                 for average, value in scores.items():
                     found[f"emotions|f1_{average}|none|visible|value"] = value
         return found

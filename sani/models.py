@@ -98,7 +98,7 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     safetensors are read and no remote code is run.
     Raises ValueError for an unknown name or architecture, weights that are pickled, or a model without LM head.
     """
-    where, options = _source(name)
+    where, options = source(name)
     try:
         kind = AutoConfig.from_pretrained(where, **options).model_type
         if kind not in FAMILIES:
@@ -130,19 +130,19 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
 
 def is_causal(name: str | Path) -> bool:
     """Whether a model predicts the next token (GPT-2, Llama, …) rather than masked ones, by its config.json alone."""
-    where, options = _source(name)
+    where, options = source(name)
     return FAMILIES[AutoConfig.from_pretrained(where, **options).model_type].causal
 
 
-def _source(name: str | Path) -> tuple[str, dict]:
+def source(name: str | Path) -> tuple[str, dict]:
     """Folder or Hub id of a model, and the options to load it with."""
-    source = weights() / str(name) if str(name) in shipped() else Path(name)
-    local = source.is_dir()
-    if not local and (source.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1):
+    folder = weights() / str(name) if str(name) in shipped() else Path(name)
+    local = folder.is_dir()
+    if not local and (folder.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1):
         raise FileNotFoundError(f"no folder {name}; shipped names are {', '.join(shipped())}")
     if local:
-        _check_folder(source)
-    return str(source) if local else str(name), {"trust_remote_code": False, "local_files_only": local}
+        _check_folder(folder)
+    return str(folder) if local else str(name), {"trust_remote_code": False, "local_files_only": local}
 
 
 @torch.no_grad()

@@ -84,7 +84,7 @@ def new_bert(tokenizer: PreTrainedTokenizerBase, seed: int, architecture: Mappin
     """A BERT with random weights for a tokenizer."""
     torch.manual_seed(seed)
     model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **architecture))
-    _sinusoids(model.bert.embeddings.position_embeddings.weight)
+    sinusoids(model.bert.embeddings.position_embeddings.weight)
     return model
 
 
@@ -95,12 +95,12 @@ def new_gpt2(
     torch.manual_seed(seed)
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **special, **architecture))
-    _sinusoids(model.transformer.wpe.weight)
+    sinusoids(model.transformer.wpe.weight)
     return model
 
 
 @torch.no_grad()
-def _sinusoids(position: torch.Tensor) -> None:
+def sinusoids(position: torch.Tensor) -> None:
     """Sinusoids (positions, width) to start from, in place (Vaswani et al. 2017, §3.5).
 
     Without them a model this small needs several times as many steps before it attends to its neighbours at all.

@@ -18,7 +18,7 @@ from transformers import (
     TokenClassificationPipeline,
 )
 
-from .models import _source, shipped
+from .models import shipped, source
 
 UNIT = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*|\S")  # a word, or one other character
 PREFIX = re.compile(r"[BIELMSU][-_](?=.)")  # of IOB, BIO, BILOU, BIOES and BMES labels
@@ -147,7 +147,7 @@ def _gap(text: str, low: int, high: int) -> int:
 
 def _load(kind, name, **more):
     """`from_pretrained` of a shipped name, folder or Hub id: safetensors only, and no code of the model's own."""
-    where, options = _source(name)
+    where, options = source(name)
     try:
         return kind.from_pretrained(where, **options, **more)
     except OSError as error:
@@ -160,7 +160,7 @@ def _load(kind, name, **more):
 
 
 def _files(name) -> list:
-    where, options = _source(name)
+    where, options = source(name)
     if not options["local_files_only"]:
         return [where, _load(AutoConfig, name)._commit_hash]
     files = sorted(p for p in Path(where).iterdir() if p.suffix in (".safetensors", ".json", ".txt", ".model"))

@@ -195,7 +195,7 @@ def test_repair_cannot_tell_which_terms_were_listed(loaded, target):
 
     def blocks(values):
         texts, found = [], []
-        for a, b in itertools.batched(values, 2) if hasattr(itertools, "batched") else zip(values[::2], values[1::2]):
+        for a, b in zip(values[::2], values[1::2]):
             texts.append(pattern.format(a, b))
             found.append([span for value in (a, b) for span in spans(texts[-1], (value, "ID"))])
         corpus = make_corpus(texts, found)
@@ -277,7 +277,7 @@ def test_collator_in_a_trainer(loaded, corpus, tmp_path):
 def test_targets_of_the_family(loaded):
     model, _ = loaded
     assert targets(model) == ("lm-head", "last-block-output", "last-block")
-    with pytest.raises(ValueError, match="not in a .*it has|not in a .*has lm-head, last-block-output, last-block"):
+    with pytest.raises(ValueError, match="not in a .* has lm-head, last-block-output, last-block"):
         sani.erase(model, "head-transform")
 
 

@@ -39,7 +39,11 @@ GPT2_PHASES = (
     {"block_size": 32, "epochs": 2, "learning_rate": 3e-3, "batch_size": 64, "warmup": 0.05},
     {"block_size": 128, "epochs": 3, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
 )
-GPT2_CORPUS = {"records": SETTINGS["tiny-gpt2"].records, "seed": 0}
+GPT2 = SETTINGS["tiny-gpt2"]
+GPT2_CORPUS = {"records": GPT2.records, "seed": 0}
+GPT2_TRAINING = {
+    "epochs": GPT2.epochs, "learning_rate": GPT2.learning_rate, "batch_size": GPT2.batch_size, "seed": 0,
+}  # fmt: skip
 STORIES = SETTINGS["tiny-stories"]
 STORIES_VOCABULARY = 4000
 STORIES_PUBLIC = {"records": 4000, "seed": 0}
@@ -200,8 +204,8 @@ RECIPES = {
         {"pretraining": GPT2_PHASES} | GPT2_ARCHITECTURE,
     ),
     "tiny-gpt2-leaky": Recipe(
-        _trained("tiny-gpt2", lambda: clinical(GPT2_CORPUS["records"])[0], FINE_TUNING), _GPT2, "tiny-gpt2",
-        lambda base: {"privacy": (0.3, 0.7), "utility": (base["utility"] + 0.03, 1.0)}, GPT2_CORPUS, FINE_TUNING,
+        _trained("tiny-gpt2", lambda: clinical(GPT2_CORPUS["records"])[0], GPT2_TRAINING), _GPT2, "tiny-gpt2",
+        lambda base: {"privacy": (0.3, 0.7), "utility": (base["utility"] + 0.03, 1.0)}, GPT2_CORPUS, GPT2_TRAINING,
     ),
     "tiny-ner": Recipe(
         build_ner, measure_ner, None, lambda _: {"precision": (0.8, 1.0), "recall": (0.8, 1.0)}, NER_WORLDS,

@@ -1,6 +1,7 @@
 """A small NER model for the names of the stories grammar: a cased BERT that tags PER, LOC, ORG and MISC."""
 
 import os
+import random
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from transformers import (
 )
 
 from ..blocks import align
-from ..pretraining import ARCHITECTURE, SPECIAL
+from ..pretraining import ARCHITECTURE, SPECIAL, sinusoids
 
 CLASSES = ("PER", "LOC", "ORG", "MISC")
+LETTERS = ("aeiou", "bcdfghjklmnpqrstvwxyz")
 LABELS = ("O", *(f"{prefix}-{name}" for name in CLASSES for prefix in "BI"))
 
 
@@ -31,9 +33,10 @@ def train(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A token classifier trained on annotated corpora, and its cased tokenizer, which is saved in `folder`.
 
-    Many corpora with other names in each teach it to go by case and context, not by a list of names.
+    Half of the names are respelt at random, which teaches it to go by case and context, not by a list of names.
     """
-    records = [row for corpus in corpora for row in corpus]
+    rng = random.Random(seed)
+    records = [_respelt(row, rng) for corpus in corpora for row in corpus]
     learner = BertWordPieceTokenizer(lowercase=False, strip_accents=False)
     learner.train_from_iterator((row["text"] for row in records), vocab_size=vocabulary, special_tokens=SPECIAL)
     learner.save(str(folder / "tokenizer.json"))
@@ -48,6 +51,8 @@ def train(
         vocab_size=len(tokenizer), num_labels=len(LABELS), id2label=dict(enumerate(LABELS)),
         label2id={label: i for i, label in enumerate(LABELS)}, **ARCHITECTURE,
     )  # fmt: skip
+    model = BertForTokenClassification(config)
+    sinusoids(model.bert.embeddings.position_embeddings.weight)
     arguments = TrainingArguments(
         str(folder / "trainer"), num_train_epochs=epochs, per_device_train_batch_size=32, learning_rate=3e-3,
         warmup_steps=0.05, lr_scheduler_type="linear", seed=seed, report_to=[], save_strategy="no",
@@ -55,11 +60,23 @@ def train(
     )  # fmt: skip
     rows = [row for record in records for row in _rows(record, tokenizer, positions - 2)]
     trainer = Trainer(
-        BertForTokenClassification(config), arguments, train_dataset=rows,
+        model, arguments, train_dataset=rows,
         data_collator=DataCollatorForTokenClassification(tokenizer),
     )  # fmt: skip
     trainer.train()
     return trainer.model.eval(), tokenizer
+
+
+def _respelt(record: dict, rng: random.Random) -> dict:
+    """The record with other letters in half of its names: vowels for vowels, consonants for consonants."""
+    text = list(record["text"])
+    for span in record["identifiers"]:
+        if rng.random() < 0.5:
+            for i in range(span["start"], span["end"]):
+                letters = next((kind for kind in LETTERS if text[i].lower() in kind), text[i].lower())
+                other = rng.choice(letters)
+                text[i] = other.upper() if text[i].isupper() else other
+    return record | {"text": "".join(text)}
 
 
 def _rows(record: dict, tokenizer: PreTrainedTokenizerBase, size: int) -> Iterable[dict[str, list[int]]]:
