@@ -8,12 +8,13 @@ else `undecided`. A claim holds if all its conditions do, and is contradicted if
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from datasets import Dataset
 from scipy import stats
 
 from . import study
@@ -36,6 +37,16 @@ PHASES = (
     {"block_size": 32, "epochs": 60, "learning_rate": 3e-3, "batch_size": 32, "warmup": 0.05},
     {"block_size": 128, "epochs": 40, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
 )
+# The same for novels, of which half is much text.
+BOOK_VOCABULARY = 8000
+BOOK_PHASES = (
+    {"block_size": 32, "epochs": 2, "learning_rate": 3e-3, "batch_size": 64, "warmup": 0.05},
+    {"block_size": 128, "epochs": 6, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
+)
+BOOKS = Setting(
+    use_case="B", corpus="bookcorpus", half="private", records=85, heldout_records=40, epochs=32, repair_epochs=4,
+    min_count=2, top=380, emotion_records=4000,
+)  # fmt: skip
 COLUMNS = ["id", "claim", "rule", "margin", "setting", "reading", "mean", "sd", "low", "high", "seeds", "verdict"]
 MARKERS = ("<!-- claims: written by python -m sani.claims -->", "<!-- end of claims -->")
 
@@ -143,13 +154,25 @@ def own_setting(path: Path, name: str) -> Setting:
     )  # fmt: skip
 
 
-def base_model(public) -> Path:
+def books_setting(folder: Path, emotions: Path | None, name: str) -> Setting:
+    """Use case B on a folder of books: half of them pre-train a base model, the beginnings of the others are private.
+
+    Names are the 380 most frequent words that are seldom written in lower case. `emotions`: a folder or file of the
+    emotion corpus, for the classifier.
+    """
+    public = halves(load_corpus("bookcorpus", folder=folder))["public"]
+    base = base_model(public, BOOK_VOCABULARY, BOOK_PHASES)
+    named = {"emotions": "emotion", "emotions_folder": str(emotions.resolve())} if emotions else {}
+    return replace(BOOKS, name=name, model=str(base), folder=str(folder.resolve()), **named)
+
+
+def base_model(public: Dataset, vocabulary: int = VOCABULARY, phases: Sequence[Mapping] = PHASES) -> Path:
     """The folder of a small BERT pre-trained on a corpus, made if it is not there."""
-    key = fingerprint(source_fingerprint("pretraining"), corpus_fingerprint(public), VOCABULARY, PHASES)
+    key = fingerprint(source_fingerprint("pretraining"), corpus_fingerprint(public), vocabulary, phases)
     folder = runs() / f"base-{key}"
     if not (folder / "config.json").exists():
         temporary = private_folder(folder.with_name(f"{folder.name}.part"))
-        model, tokenizer = pretrain(public, temporary, VOCABULARY, phases=PHASES)
+        model, tokenizer = pretrain(public, temporary, vocabulary, phases=phases)
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         publish(temporary, folder)
@@ -187,12 +210,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[*SEEDS], metavar="N", help="default: 0 1 2 3 4")
     parser.add_argument("--jobs", type=int, default=0, help="processes side by side (default: one per core)")
     parser.add_argument("--corpus", type=Path, help="annotated .jsonl of your own: half pre-trains a base model")
+    parser.add_argument("--books", type=Path, help="use case B on a folder of .txt of your own, one per book")
+    parser.add_argument("--emotions", type=Path, help="with --books: the emotion corpus, a folder of text;label files")
     parser.add_argument("--name", help="how to call that setting in the ledger (default: the file's name)")
     told = parser.parse_args(arguments)
-    if told.corpus is not None and not told.corpus.exists():
-        parser.error(f"no file {told.corpus}")
-    name = told.name or (told.corpus.stem if told.corpus else told.setting)
-    if told.corpus is not None and name in SETTINGS:
+    own = told.corpus or told.books
+    for path in filter(None, (told.corpus, told.books, told.emotions)):
+        if not path.exists():
+            parser.error(f"no file or folder {path}")
+    if (told.corpus and told.books) or (told.emotions and not told.books):
+        parser.error("--corpus and --books exclude each other, and --emotions is for --books")
+    name = told.name or (own.stem if own else told.setting)
+    if own is not None and name in SETTINGS:
         parser.error(f"--name {name} is the name of a synthetic setting; choose another")
     ledger_file = figures() / "claims.csv"
     known = pd.read_csv(ledger_file).query("setting == @name")["seeds"].max() if ledger_file.exists() else 0
@@ -200,7 +229,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(
             f"{ledger_file.name} holds {name!r} over {known:.0f} seeds; fewer than {FEWEST} would replace them"
         )
-    setting = own_setting(told.corpus, name) if told.corpus else SETTINGS[told.setting]
+    if told.books:
+        setting = books_setting(told.books, told.emotions, name)
+    else:
+        setting = own_setting(told.corpus, name) if told.corpus else SETTINGS[told.setting]
     runs = study.all_runs(setting)
     try:
         made = study.complete(setting, told.seeds, runs, told.jobs)

@@ -14,7 +14,8 @@ from .corpora import load_corpus
 from .models import is_causal, load_model
 from .surrogates import counterfactual, pseudonymize
 
-TRAINED_AT = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of the epochs of fine-tuning: 0, 4, 8, 16, 32, 64
+# After which share of the epochs of fine-tuning is measured: in A after 0, 4, 8, 16, 32, 64.
+TRAINED_AT = {"A": (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1), "B": (0, 1)}
 REPAIRED_AT = {"A": (0, 1, 2, 5, 13), "B": (0, 1, 2, 3, 4)}
 KEPT_OUT = 0.5
 
@@ -52,7 +53,7 @@ class Setting:
     @property
     def trained_at(self) -> list[int]:
         """The epochs of fine-tuning after which is measured."""
-        return sorted({round(share * self.epochs) for share in TRAINED_AT})
+        return sorted({round(share * self.epochs) for share in TRAINED_AT[self.use_case]})
 
     @property
     def repaired_at(self) -> list[int]:

@@ -118,26 +118,31 @@ def pretrain(
     phases: Sequence[Mapping] = PHASES,
     seed: int = 0,
     causal: bool = False,
+    architecture: Mapping | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A small BERT (or GPT-2, if `causal`) trained on a corpus from scratch, and its tokenizer, saved in `folder`.
 
-    `also` are strings that the vocabulary is learned on besides the texts. Each phase is a set of `fine_tune` options
+    `also` are strings that the vocabulary is learned on besides the texts; architecture holds options of BertConfig or
+    GPT2Config, by default those of the shipped models. Each phase is a set of `fine_tune` options
     with a block_size; each is kept in a run folder, so that a rerun with the same folder goes on where it stopped. The
     vocabulary is learned anew only if the folder holds none: the learner breaks ties differently in each process, so
     that another start from nothing may end with a slightly different one.
     """
-    learn, new = (byte_level_bpe, new_gpt2) if causal else (wordpiece, new_bert)
+    learn, new, usual = (byte_level_bpe, new_gpt2, GPT2_ARCHITECTURE) if causal else (wordpiece, new_bert, ARCHITECTURE)
+    architecture = usual if architecture is None else architecture
+    positions = architecture["n_positions" if causal else "max_position_embeddings"]
     if (folder / "tokenizer_config.json").exists():
         tokenizer = AutoTokenizer.from_pretrained(folder)
     else:
-        tokenizer = learn(chain(corpus["text"], also), folder, vocabulary, ARCHITECTURE["max_position_embeddings"])
-    model = new(tokenizer, seed)
+        tokenizer = learn(chain(corpus["text"], also), folder, vocabulary, positions)
+    model = new(tokenizer, seed, architecture)
     known = fingerprint(tokenizer.backend_tokenizer.to_str())
     for phase in phases:
         options = dict(phase)
         blocks = encode(corpus, tokenizer, block_size=options.pop("block_size"))
         run_dir = run_folder(
-            "pretrain", "pretraining", corpus=corpus_fingerprint(corpus), tokenizer=known, seed=seed, **phase
-        )
+            "pretrain", "pretraining", corpus=corpus_fingerprint(corpus), tokenizer=known, seed=seed,
+            architecture=dict(architecture), **phase
+        )  # fmt: skip
         model = fine_tune(model, blocks, seed=seed, run_dir=run_dir, **options)
     return model, tokenizer
