@@ -7,6 +7,7 @@ import pandas as pd
 
 from . import study
 from .material import Setting
+from .tables import rarest
 
 CLAIMS = {
     "A1": "without protection, privacy falls as fine-tuning goes on",
@@ -236,11 +237,6 @@ def correlation(terms: pd.DataFrame) -> pd.Series:
     return terms.groupby("seed")[["iterations", "said"]].apply(
         lambda t: t["iterations"].corr(t["said"], method="spearman")
     )
-
-
-def rarest(terms: pd.DataFrame) -> pd.Series:
-    """Whether a term is among the rarest tenth of its seed's, ties with the last of them included."""
-    return terms["iterations"] <= terms.groupby("seed")["iterations"].transform(lambda n: n.quantile(0.1))
 
 
 def _of_terms(claim: str, raw: str, target: str) -> list[Condition]:

@@ -149,3 +149,8 @@ def frequency_table(results: pd.DataFrame, target: str = "lm-head") -> pd.DataFr
     after.columns = [f"after {epoch - end:g}" for epoch in after.columns]
     table = before.rename(columns={"said": "before"})[["iterations", "before"]].join(after)
     return table.astype(int).reset_index().rename(columns={"subset": "term"})
+
+
+def rarest(terms: pd.DataFrame) -> pd.Series:
+    """Whether a term is among the rarest tenth of its seed's, ties with the last of them included."""
+    return terms["iterations"] <= terms.groupby("seed")["iterations"].transform(lambda n: n.quantile(0.1))

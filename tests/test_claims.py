@@ -14,7 +14,8 @@ from sani import Blacklist, claims, load_corpus, material, study
 from sani.claims import COLUMNS, judge, ledger
 from sani.erasure import TARGETS
 from sani.material import SETTINGS
-from sani.rules import CLAIMS, Values, claims_of, conditions, correlation, rarest, readings
+from sani.rules import CLAIMS, Values, claims_of, conditions, correlation, readings
+from sani.tables import rarest
 
 SEEDS = range(5)
 TINY, GPT2, STORIES = SETTINGS["tiny"], SETTINGS["tiny-gpt2"], SETTINGS["tiny-stories"]

@@ -1,9 +1,9 @@
 """The weights that ship: whole, small, as their manifests say, and past their thresholds when measured again."""
 
 import hashlib
-import json
 
 import pytest
+from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from sani import load_corpus, load_model
 from sani.blocks import corpus_fingerprint
@@ -11,12 +11,9 @@ from sani.models import shipped
 from sani.paths import weights
 from sani.surrogates import counterfactual
 from sani.weights import build
+from sani.weights.build import manifest
 
-NAMES = list(build.BUILDERS)
-
-
-def manifest(name):
-    return json.loads((weights() / name / "manifest.json").read_text(encoding="utf-8"))
+NAMES = list(build.RECIPES)
 
 
 def test_all_that_is_built_ships_and_is_small():
@@ -37,7 +34,10 @@ def test_files_are_those_of_the_manifest(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_measured_again_they_pass_their_thresholds(name):
     told = manifest(name)
-    measured = build.measure(*load_model(name))
+    folder = weights() / name
+    tagger = AutoModelForTokenClassification, AutoTokenizer
+    loaded = [kind.from_pretrained(folder) for kind in tagger] if name == "tiny-ner" else load_model(name)
+    measured = build.RECIPES[name].measure(*loaded)
     for figure, value in told["measured"].items():
         assert measured[figure] == pytest.approx(value, abs=0.002), figure
     for figure, (low, high) in told["thresholds"].items():
@@ -51,19 +51,34 @@ def test_the_setting_meets_what_was_frozen():
     assert leaky["utility"] >= base["utility"] + 0.03
 
 
+def test_the_causal_and_the_stories_setting_meet_what_was_frozen():
+    assert 0.3 <= manifest("tiny-gpt2-leaky")["measured"]["privacy"] <= 0.7
+    public, leaky = manifest("tiny-bert-stories-public")["measured"], manifest("tiny-bert-stories")["measured"]
+    assert public["regurgitation"] <= 0.1 and 0.15 <= leaky["regurgitation"] <= 0.6
+
+
 def test_corpora_are_those_of_the_manifests():
-    private = load_corpus("synthetic-clinical", records=200, seed=0)
-    public = load_corpus("synthetic-clinical", split="public", **manifest("tiny-bert")["corpus"])
+    def clinical(split, records):
+        return load_corpus("synthetic-clinical", records=records, split=split, seed=0)
+
+    def stories(split, records):
+        return load_corpus("synthetic-stories", records=records, split=split, seed=0)
+
+    private = clinical("private", 200)
     expected = {
-        "tiny-bert": public,
+        "tiny-bert": clinical("public", 4000),
         "tiny-bert-leaky": private,
         "tiny-bert-counterfactual": counterfactual(private, seed=0),
+        "tiny-gpt2": clinical("public", 4000),
+        "tiny-gpt2-leaky": clinical("private", 120),
+        "tiny-bert-stories-public": stories("public", 4000),
+        "tiny-bert-stories": stories("private", 300),
     }
     for name, corpus in expected.items():
-        assert manifest(name)["corpus_sha256_16"] == corpus_fingerprint(corpus)
+        assert manifest(name)["corpus_sha256_16"] == corpus_fingerprint(corpus), name
 
 
 def test_heldout_persons_were_never_trained_on():
     others = build.heldout()
-    corpus, _ = build.study()
+    corpus, _ = build.clinical(build.CORPUS["records"])
     assert len(others) == 100 and not set(others["person_id"]) & set(corpus["person_id"])

@@ -103,11 +103,16 @@ def build_stories_public(folder):
     return *pretrain(public, folder, STORIES_VOCABULARY, also=names(), seed=STORIES_PUBLIC["seed"]), public
 
 
-def trained_on(base: str, corpus: Dataset, training: dict):
-    """A shipped base model trained on a corpus without protection."""
+def trained_on(base: str, corpus: Dataset, training: dict, blacklist: Blacklist | None = None):
+    """A shipped base model trained on a corpus without protection.
+
+    A row never ends inside a blacklisted term, so with a blacklist its rows are cut as those of the study are. A causal
+    model says by heart much less of a row that begins some tokens earlier or later than the one it was trained on.
+    """
     model, tokenizer = load_model(base)
-    blocks = encode(corpus, tokenizer, block_size=BLOCK_SIZE)
-    run_dir = run_folder(base, "training", corpus=corpus_fingerprint(corpus), **training)
+    blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
+    listed = blacklist.fingerprint if blacklist else ""
+    run_dir = run_folder(base, "training", corpus=corpus_fingerprint(corpus), listed=listed, **training)
     return fine_tune(model, blocks, run_dir=run_dir, **training), tokenizer, corpus
 
 
@@ -178,8 +183,15 @@ class Recipe(NamedTuple):
     setting: dict
 
 
-def _trained(base: str, corpus: Callable[[], Dataset], training: dict) -> Callable:
-    return lambda folder: trained_on(base, corpus(), training)
+def _trained(base: str, text: Callable, training: dict) -> Callable:
+    """`text` returns a corpus, or a corpus and a blacklist."""
+
+    def make(folder):
+        found = text()
+        corpus, blacklist = found if isinstance(found, tuple) else (found, None)
+        return trained_on(base, corpus, training, blacklist)
+
+    return make
 
 
 _BERT = measure_clinical(CORPUS["records"])
@@ -204,7 +216,7 @@ RECIPES = {
         {"pretraining": GPT2_PHASES} | GPT2_ARCHITECTURE,
     ),
     "tiny-gpt2-leaky": Recipe(
-        _trained("tiny-gpt2", lambda: clinical(GPT2_CORPUS["records"])[0], GPT2_TRAINING), _GPT2, "tiny-gpt2",
+        _trained("tiny-gpt2", lambda: clinical(GPT2_CORPUS["records"]), GPT2_TRAINING), _GPT2, "tiny-gpt2",
         lambda base: {"privacy": (0.3, 0.7), "utility": (base["utility"] + 0.03, 1.0)}, GPT2_CORPUS, GPT2_TRAINING,
     ),
     "tiny-ner": Recipe(
@@ -217,7 +229,7 @@ RECIPES = {
         {"pretraining": PHASES} | ARCHITECTURE,
     ),
     "tiny-bert-stories": Recipe(
-        _trained("tiny-bert-stories-public", lambda: stories()[0], STORIES_TRAINING), measure_stories,
+        _trained("tiny-bert-stories-public", stories, STORIES_TRAINING), measure_stories,
         "tiny-bert-stories-public",
         lambda base: {"regurgitation": (0.15, 0.6), "utility": (base["utility"], 1.0)}, STORIES_CORPUS,
         STORIES_TRAINING,
