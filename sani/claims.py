@@ -146,7 +146,7 @@ def own_setting(path: Path, name: str) -> Setting:
     Half of the private records are held out, other ones for each seed.
     """
     parts = halves(load_corpus(path))
-    folder = base_model(parts["public"])
+    folder = base_model(parts["public"], VOCABULARY, PHASES)
     heldout = len(parts["private"]) // 2
     return replace(
         SETTINGS["tiny"],
@@ -166,7 +166,7 @@ def books_setting(folder: Path, emotions: Path | None, name: str) -> Setting:
     return replace(BOOKS, name=name, model=str(base), folder=str(folder.resolve()), **named)
 
 
-def base_model(public: Dataset, vocabulary: int = VOCABULARY, phases: Sequence[Mapping] = PHASES) -> Path:
+def base_model(public: Dataset, vocabulary: int, phases: Sequence[Mapping]) -> Path:
     """The folder of a small BERT pre-trained on a corpus, made if it is not there."""
     key = fingerprint(source_fingerprint("pretraining"), corpus_fingerprint(public), vocabulary, phases)
     folder = runs() / f"base-{key}"

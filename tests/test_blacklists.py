@@ -77,6 +77,29 @@ def test_rare_words_stand_in_the_records_of_one_person_outside_direct_identifier
     assert set(Blacklist.from_rare_words(corpus, k=3).terms(reveal=True)["term"]) == terms | {"at", "two"}
 
 
+def test_capitalized_words_by_hand():
+    """Names keep their capital inside sentences; openers, headings, titles and words also written small are none."""
+    corpus = make_corpus(
+        [
+            "HELEN AND THE MOOR\n\nThe moor was dark. Then Helen saw Rook and Helen ran, Tom after her. Mrs Rook sang.",
+            "It was Helen, Rook said. On Monday the rook flew. Helen smiled; we saw Mrs Dale. Tom's dog met tom there.",
+        ]
+    )
+    names = Blacklist.from_capitalized(corpus)
+    # Rook is written small once in five, Tom once in three, Monday and Dale never.
+    assert set(names.terms(reveal=True)["term"]) == {"helen", "monday", "dale"}
+    assert set(names.terms()["kind"]) == {"confidential"}
+    assert set(Blacklist.from_capitalized(corpus, share=0.6).terms(reveal=True)["term"]) == {
+        "helen", "monday", "dale", "rook", "tom",
+    }  # fmt: skip
+    assert Blacklist.from_capitalized(corpus, min_count=3).terms(reveal=True)["term"].tolist() == ["helen"]
+    assert Blacklist.from_capitalized(corpus, top=1).terms(reveal=True)["term"].tolist() == ["helen"]
+    with pytest.raises(ValueError, match="no word is written with a capital inside a sentence 9 times"):
+        Blacklist.from_capitalized(corpus, min_count=9)
+    with pytest.raises(ValueError, match="top=0"):
+        Blacklist.from_capitalized(corpus, top=0)
+
+
 def test_an_annotated_clause_is_taken_as_several_terms():
     text = "Filed: " + " ".join(f"word{i}x" for i in range(30)) + ". End."
     span = {"start": 7, "end": len(text) - 6, "type": "MISC", "kind": "direct"}

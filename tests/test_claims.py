@@ -320,7 +320,7 @@ def test_a_setting_replaces_its_own_rows_only(tmp_path, monkeypatch):
 def test_bad_arguments_end_before_any_work(capsys):
     with pytest.raises(SystemExit):
         claims.main(["--corpus", "nowhere.jsonl"])
-    assert "no file nowhere.jsonl" in capsys.readouterr().err
+    assert "no file or folder nowhere.jsonl" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         claims.main(["--seeds", "one"])
     with pytest.raises(SystemExit):
@@ -381,6 +381,52 @@ def test_the_command_on_a_corpus_of_ones_own(home, monkeypatch, capsys, tmp_path
     terms = set(Blacklist.from_annotations(load_corpus(path)).terms(reveal=True)["term"])
     written = "".join(p.read_text(encoding="utf-8") for p in (home / "figures").glob("*.csv"))
     assert not [term for term in terms if len(term) > 4 and term in written]
+
+
+def books(folder, texts):
+    folder.mkdir()
+    for i, text in enumerate(texts):
+        (folder / f"book{i}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_the_command_on_books_of_ones_own(home, monkeypatch, capsys, tmp_path):
+    small_study(monkeypatch, home)
+    monkeypatch.setattr(claims, "BOOK_VOCABULARY", 300)
+    monkeypatch.setattr(
+        claims, "BOOK_PHASES", ({"block_size": 32, "epochs": 1, "learning_rate": 1e-3, "batch_size": 8},)
+    )
+    monkeypatch.setattr(
+        claims, "BOOKS", replace(claims.BOOKS, records=6, heldout_records=1, epochs=2, repair_epochs=2, min_count=1)
+    )
+    stories = load_corpus("synthetic-stories", records=12, seed=0)
+    folder = books(tmp_path / "my books", stories["text"])
+    emotions = tmp_path / "emotions"
+    emotions.mkdir()
+    lines = [f"{row['text']};{row['label']}" for row in load_corpus("synthetic-emotions", records=60, seed=0)]
+    (emotions / "train.txt").write_text("\n".join(lines), encoding="utf-8")
+    options = ["--seeds", "0", "--jobs", "1", "--books", str(folder), "--emotions", str(emotions), "--name", "my books"]
+    claims.main(options)
+    table = pd.read_csv(home / "figures" / "claims.csv")
+    assert set(table["setting"]) == {"my books"} and {"B1", "B3", "B6"} <= set(table["id"])
+    assert {path.name for path in (home / "figures").glob("*.png")} == {
+        f"use_case_b_my_books_{kind}.png" for kind in ("unlearning", "frequency", "tradeoff")
+    }
+    written = "".join(p.read_text(encoding="utf-8") for p in (home / "figures").glob("*.csv"))
+    terms = Blacklist.from_capitalized(load_corpus("bookcorpus", folder=folder)).terms(reveal=True)["term"]
+    assert len(terms) > 10 and not [term for term in terms if len(term) > 4 and re.search(term, written, re.I)]
+    claims.main(options)
+    assert "0 runs made" in capsys.readouterr().out
+
+
+def test_books_and_a_corpus_exclude_each_other(tmp_path, capsys):
+    for options in (["--books", str(tmp_path), "--corpus", __file__], ["--emotions", str(tmp_path)]):
+        with pytest.raises(SystemExit):
+            claims.main(options)
+        assert "exclude each other" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        claims.main(["--books", "nowhere"])
+    assert "no file or folder nowhere" in capsys.readouterr().err
 
 
 def test_an_interrupted_command_says_how_to_go_on(monkeypatch):

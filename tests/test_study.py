@@ -48,6 +48,24 @@ def own(tmp_path):
     return str(tmp_path / "own.jsonl")
 
 
+def test_books_are_taken_by_turns_and_a_single_one_is_split_by_record(tmp_path):
+    folder = tmp_path / "books"
+    folder.mkdir()
+    for name in "ABCDE":
+        (folder / f"{name}.txt").write_text(" ".join(f"{name.lower()}{n}" for n in range(4000)), encoding="utf-8")
+    setting = Setting(use_case="B", corpus="bookcorpus", folder=str(folder), records=6, heldout_records=3)
+    corpus, others, again = material.split(setting, seed=1)
+    assert again is None and len(others) == 3 and len(set(others["person_id"])) == 1
+    assert not set(corpus["person_id"]) & set(others["person_id"])
+    books = sorted(set(corpus["person_id"]))
+    # Four books remain: each one's first record before any second one.
+    assert len(books) == 4 and [r.split("-")[1] for r in corpus["record_id"]] == list("111122")
+    for name in "BCDE":
+        (folder / f"{name}.txt").unlink()
+    corpus, others, _ = material.split(replace(setting, records=2, heldout_records=1), seed=1)
+    assert len(corpus) == 2 and len(others) == 1 and not set(corpus["record_id"]) & set(others["record_id"])
+
+
 def test_nobody_held_out_is_trained_on():
     for seed in (0, 1):
         corpus, others, again = material.split(Setting(records=40, heldout_records=10), seed)
