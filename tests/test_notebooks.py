@@ -15,7 +15,7 @@ import papermill
 import pytest
 import yaml
 
-from sani.study import Setting
+from sani.material import SETTINGS, Setting
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -75,7 +75,8 @@ def test_parameters_are_readable_by_papermill_and_those_of_the_smoke_run_exist(n
 def test_presets_set_what_the_notebooks_declare(path):
     """A misspelt name would only warn in papermill; the tiny preset is the notebooks' defaults."""
     preset = yaml.safe_load(path.read_text(encoding="utf-8"))
-    declared = {name: parameters(FOLDER / f"{name}.ipynb") for name in ("03_fine_tune", "04_sani", "05_baselines")}
+    names = ("08_pretrained",) if path.stem.endswith("pretrained") else ("03_fine_tune", "04_sani", "05_baselines")
+    declared = {name: parameters(FOLDER / f"{name}.ipynb") for name in names}
     for known in declared.values():
         assert preset.keys() <= known.keys()
         for key, value in preset.items():
@@ -83,9 +84,18 @@ def test_presets_set_what_the_notebooks_declare(path):
             if path.stem == "tiny":
                 assert value == ast.literal_eval(known[key]["default"]), key
     assert path.stem == preset["preset"]
-    fields = dataclasses.asdict(Setting())
+    told = {key: value for key, value in preset.items() if key != "preset"}
+    if path.stem in SETTINGS:
+        assert (dataclasses.asdict(Setting(name=path.stem, **told))) == dataclasses.asdict(SETTINGS[path.stem])
     if path.stem == "tiny":
-        assert {k: v for k, v in preset.items() if k != "preset"} | {"name": "tiny"} == fields
+        assert preset.keys() == declared["03_fine_tune"].keys() - {"seed", "jobs"}
+
+
+def test_the_defaults_of_08_are_the_setting_of_the_ledger():
+    known = {name: ast.literal_eval(p["default"]) for name, p in parameters(FOLDER / "08_pretrained.ipynb").items()}
+    known |= {"name": known.pop("preset"), "use_case": "B", "classes": tuple(filter(None, known["classes"].split(",")))}
+    setting = dataclasses.asdict(SETTINGS["tiny-stories"])
+    assert {key: value for key, value in known.items() if key not in ("seed", "jobs")} == setting
 
 
 @pytest.mark.parametrize("name", NAMES)
