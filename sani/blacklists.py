@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 from datasets import Dataset
 
-from .entities import annotate, find_entities, read_spans
+from .entities import annotate, capitalized, find_entities, read_spans
 from .runs import fingerprint, replacing
 
 KINDS = ("direct", "indirect", "confidential")  # strongest first
@@ -25,10 +25,6 @@ ATOM = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*|[^\w\s\-\u00ad\u2010-\u201
 WORD = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*")
 # A word written by itself: "smith" in "smith@example.org" does not make a name a common word.
 ALONE = re.compile(r"(?<!\S)[^\W_]+(?=[\s.,;:!?)]|$)")
-# A word of three letters or more that goes on a sentence: it follows another word, or one and a comma.
-INSIDE = re.compile(r"(?:(?<=[^\W\d_]{2}\s)|(?<=[^\W\d_],\s))[^\W\d_]{3,}")
-TITLES = frozenset("mrs miss sir lady lord madame monsieur mademoiselle".split())
-
 Key = tuple[str, ...]
 
 
@@ -79,7 +75,7 @@ class Blacklist:
     @classmethod
     def from_annotations(
         cls, corpus: Dataset, types: Sequence[str] | None = None, ambiguous: str = "span", default_kind: str = "direct",
-        case_sensitive: bool = False, min_count: int = 1, top: int | None = None,
+        case_sensitive: bool = False, min_count: int = 1, top: int | None = None, min_share: float = 0.0,
     ) -> "Blacklist":  # fmt: skip
         """Every annotated identifier of a corpus (of the given types).
 
@@ -87,9 +83,10 @@ class Blacklist:
         a word is common if it has one or two letters, or if the corpus outside its annotated spans also writes it in
         lower case or has it more often than annotated. `"everywhere"` matches them all. A span of more than 12 words
         (a whole clause) is taken as several terms of equal length, so that each fits a row. Terms annotated fewer than
-        `min_count` times are left out, as are all but the `top` most frequent ones (ties by the term).
+        `min_count` times are left out, as are those annotated in less than `min_share` of the places where they are
+        matched, and all but the `top` most frequent ones (ties by the term).
         """
-        _check(default_kind, ambiguous, min_count, top)
+        _check(default_kind, ambiguous, min_count, top, min_share)
         known = {span["type"] for spans in corpus["identifiers"] for span in spans}
         if types is not None and (unknown := set(types) - known):
             raise ValueError(f"the corpus has no identifiers of type {sorted(unknown)}; it has {sorted(known)}")
@@ -120,44 +117,52 @@ class Blacklist:
         kept = [key for key in sorted(annotated, key=lambda key: (-annotated[key], key)) if annotated[key] >= min_count]
         if not kept:
             raise ValueError(f"min_count={min_count}: no term has more than {max(annotated.values())} spans; lower it")
+        if min_share:
+            ids, hits = blacklist._index[0], Counter()
+            for found in blacklist.find_all(corpus):
+                hits.update((hit.term_id, hit.gold) for hit in found)
+            kept = [k for k in kept if hits[ids[k], True] >= min_share * (hits[ids[k], True] + hits[ids[k], False])]
+            if not kept:
+                raise ValueError(f"min_share={min_share}: every term stands elsewhere far more often; lower it")
         return blacklist._combine(blacklist, kept[:top])
 
     @classmethod
     def from_spans(
         cls, corpus: Dataset, spans, classes=None, threshold: float = 0.0, min_count: int = 1, top: int | None = None,
         kind: str = "confidential", case_sensitive: bool = False, ambiguous: str = "everywhere",
+        min_share: float = 0.05,
     ) -> "Blacklist":  # fmt: skip
         """The terms of spans made elsewhere, given as a list or a file that `entities.read_spans` reads.
 
-        As in the paper a term counts wherever it stands, also a common word that was found as a name once: `coverage`
-        says how much text that is. With `ambiguous="span"` common words and short numbers count only where the corpus
-        is annotated, as in `from_annotations` (which also tells of min_count and top): see `entities.annotate`.
+        As in the paper a term counts wherever it stands; but one that the spans cover in less than `min_share` of the
+        places where it stands is left out: "The", taken for a name once, would make every "the" untrainable. With 0
+        none is. The rest is as in `from_annotations`; for `ambiguous="span"` see `entities.annotate`.
         """
-        _check(kind, ambiguous, min_count, top)
+        _check(kind, ambiguous, min_count, top, min_share)
         spans = read_spans(spans, corpus, classes, threshold)
         if not any(spans):
             raise ValueError(f"no span of {classes or 'any class'} has a score of at least {threshold}")
         corpus = annotate(corpus, spans, kind)
-        return cls.from_annotations(corpus, None, ambiguous, kind, case_sensitive, min_count, top)
+        return cls.from_annotations(corpus, None, ambiguous, kind, case_sensitive, min_count, top, min_share)
 
     @classmethod
     def from_ner(
         cls, corpus: Dataset, model: str | Path = "tiny-ner", classes=None, threshold: float = 0.5, min_count: int = 1,
         top: int | None = None, kind: str = "confidential", case_sensitive: bool = False, ambiguous: str = "everywhere",
-        **options,
+        min_share: float = 0.05, **options,
     ) -> "Blacklist":  # fmt: skip
         """The terms that a NER model finds: `from_spans` over `entities.find_entities`, which takes the other options.
 
         Source: PAPER §2 step 1, case B: every term that `dslim/bert-base-NER` finds, of its four classes.
         """
-        _check(kind, ambiguous, min_count, top)
+        _check(kind, ambiguous, min_count, top, min_share)
         spans = find_entities(corpus, model, classes, threshold, **options)
         if not any(spans):
             raise ValueError(
                 f"model {model} finds no entity of {classes or 'any class'} of probability ≥ {threshold} in the "
                 f"{len(spans)} records; lower threshold=, ask for other classes=, or use another model"
             )
-        return cls.from_spans(corpus, spans, None, 0.0, min_count, top, kind, case_sensitive, ambiguous)
+        return cls.from_spans(corpus, spans, None, 0.0, min_count, top, kind, case_sensitive, ambiguous, min_share)
 
     @classmethod
     def from_rare_words(cls, corpus: Dataset, k: int = 2, case_sensitive: bool = False) -> "Blacklist":
@@ -187,27 +192,13 @@ class Blacklist:
         cls, corpus: Dataset, share: float = 0.95, min_count: int = 1, top: int | None = None,
         kind: str = "confidential", case_sensitive: bool = False,
     ) -> "Blacklist":  # fmt: skip
-        """Names by their spelling, where there is no NER model: words written "Like" this wherever they stand.
+        """Names by their spelling, where there is no NER model: the words of `entities.capitalized`.
 
-        A word of three letters or more counts if it stands capitalised inside a sentence (after another word, or one
-        and a comma) at least `min_count` times, and in at least `share` of all its occurrences; those all in capitals,
-        as in headings, are not looked at. `top`: the most frequent inside sentences only. Titles ("Mrs") are no names;
-        other words that are always capitalised ("Monday", "English") are found too: subtract them if unwanted.
+        Those that stand inside a sentence at least `min_count` times; with `top`, the most frequent of these only.
         Source: ours; PAPER §2, step 1 has names found by a NER model.
         """
         _check(kind, "everywhere", min_count, top)
-        inside, every = Counter(), Counter()
-        for text in corpus["text"]:
-            every.update(WORD.findall(text))
-            inside.update(_fold(word) for word in INSIDE.findall(text) if _is_capitalized(word))
-        spelt = Counter()
-        for word, count in every.items():
-            spelt[_fold(word), _is_capitalized(word)] += count * (len(word) == 1 or not word.isupper())
-        names = {
-            word: count for word, count in inside.items()
-            if count >= min_count and word not in TITLES
-            and spelt[word, True] >= share * (spelt[word, True] + spelt[word, False])
-        }  # fmt: skip
+        names = {word: count for word, count in capitalized(corpus, share).items() if count >= min_count}
         if not names:
             raise ValueError(
                 f"no word is written with a capital inside a sentence {min_count} times and almost never without; "
@@ -404,10 +395,6 @@ class Blacklist:
         return table[table["elsewhere"] > 0].sort_values("elsewhere", ascending=False, ignore_index=True)
 
 
-def _is_capitalized(word: str) -> bool:
-    return word[0].isupper() and not word.isupper()
-
-
 def _outside(text: str, spans: Iterable[Mapping]) -> str:
     """What of a text lies outside of spans, its pieces parted by line ends."""
     edges = sorted((span["start"], span["end"]) for span in spans)
@@ -422,10 +409,12 @@ def _pieces(term: str) -> list[str]:
     return [term[a:b] for a, b in zip(cuts, cuts[1:])]
 
 
-def _check(kind: str, ambiguous: str = "span", min_count: int = 1, top: int | None = None) -> None:
+def _check(kind, ambiguous="span", min_count=1, top=None, min_share=0.0) -> None:
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
     if ambiguous not in AMBIGUOUS:
         raise ValueError(f"ambiguous={ambiguous!r} is unknown; use one of {', '.join(AMBIGUOUS)}")
     if min_count < 1 or (top is not None and top < 1):
         raise ValueError(f"min_count={min_count}, top={top}: need whole numbers of at least 1 (top=None for all)")
+    if not 0 <= min_share <= 1:
+        raise ValueError(f"min_share={min_share} is outside [0, 1]")

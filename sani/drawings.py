@@ -154,8 +154,9 @@ def tradeoff(table: pd.DataFrame) -> Figure:
     rows = endpoints(table)
     rows = rows[(rows["start"] != objectives(table)[1]) & rows["target"].isin(["", "lm-head"])]
     front = {}
+    others = "persons" if objectives(table)[1] in set(table["method"]) else "books"
     for axes, metric, name in zip(
-        both, ("utility", "utility_heldout"), ("on the training text", "on persons never trained on")
+        both, ("utility", "utility_heldout"), ("on the training text", f"on {others} never trained on")
     ):
         points = {}
         for method in rows["method"].unique():

@@ -4,6 +4,8 @@ Spans are lists, one per record, of {start, end, type, score}: characters of `te
 messages hold offsets, types and record ids, never text.
 """
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -20,6 +22,10 @@ from .tagging import PREFIX, load_tagger, open_classifier, words
 Spans = list[list[dict]]
 
 SHARD = 1_000_000  # characters after which what was found is written
+# A word of three letters or more that goes on a sentence: it follows another word, or one and a comma.
+INSIDE = re.compile(r"(?:(?<=[^\W\d_]{2}\s)|(?<=[^\W\d_],\s))[^\W\d_]{3,}")
+LETTERS = re.compile(r"[^\W\d_]{3,}")
+TITLES = frozenset("mrs miss sir lady lord madame monsieur mademoiselle".split())
 
 
 def find_entities(
@@ -117,6 +123,25 @@ def read_spans(
         spans[n].sort(key=lambda span: span["start"])
     wanted = _wanted(classes, sorted({span["type"] for found in spans for span in found}), where)
     return [[s for s in found if s["type"] in wanted and s["score"] >= threshold] for found in spans]
+
+
+def capitalized(corpus: Dataset, share: float = 0.95) -> Counter[str]:
+    """Words in lower case that are names by their spelling, with how often each stands inside a sentence.
+
+    A word of three letters or more that follows another word, or one and a comma, with a capital, and that has a
+    capital in at least `share` of all places where it stands; those all in capitals, as in headings, are not looked
+    at. Titles ("Mrs") are no names; other words that are always capitalised ("Monday", "English") are found too.
+    """
+    inside, spelt = Counter(), Counter()
+    for text in corpus["text"]:
+        inside.update(word.lower() for word in INSIDE.findall(text) if not word.isupper() and word[0].isupper())
+        spelt.update(word for word in LETTERS.findall(text) if not word.isupper())
+    small, whole = Counter(), Counter()
+    for word, count in spelt.items():
+        whole[word.lower()] += count
+        small[word.lower()] += count * (not word[0].isupper())
+    names = (word for word in inside if word not in TITLES and small[word] <= (1 - share) * whole[word])
+    return Counter({word: inside[word] for word in names})
 
 
 def annotate(corpus: Dataset, spans: Spans, kind: str = "direct") -> Dataset:

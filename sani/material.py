@@ -16,7 +16,7 @@ from .surrogates import counterfactual, pseudonymize
 
 # After which share of the epochs of fine-tuning is measured: in A after 0, 4, 8, 16, 32, 64.
 TRAINED_AT = {"A": (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1), "B": (0, 1)}
-REPAIRED_AT = {"A": (0, 1, 2, 5, 13), "B": (0, 1, 2, 3, 4)}
+REPAIRED_AT = {"A": (0, 1, 2, 5, 13), "B": (1, 2, 3, 4)}
 KEPT_OUT = 0.5
 
 

@@ -53,7 +53,8 @@ def frequency(table: pd.DataFrame) -> Figure:
     shown = {"before": ("#D55E00", "X", "off the shelf")}
     greens = ("#66C2A4", "#2CA25F", "#009E73", "#006D2C")
     for n, column in enumerate(epochs):
-        shown[column] = (greens[min(n, 3)], "o^sD"[n % 4], f"{column} of SANI")
+        plural = "epoch" if n == 0 else "epochs"
+        shown[column] = (greens[min(n, 3)], "o^sD"[n % 4], f"{column} {plural} of SANI")
     figure = Figure(figsize=(10.5, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     rng = np.random.default_rng(0)
@@ -71,7 +72,9 @@ def frequency(table: pd.DataFrame) -> Figure:
     ordered = table.sort_values(["seed", "iterations"], ascending=[True, False])
     rank = ordered.groupby("seed").cumcount() + 1
     for column, (colour, marker, label) in shown.items():
-        total = ordered.groupby("seed")[column].cumsum().groupby(rank).mean()
+        total = ordered.assign(rank=rank, total=ordered.groupby("seed")[column].cumsum())
+        # A seed with fewer terms keeps its total to the end.
+        total = total.pivot(index="rank", columns="seed", values="total").ffill().mean(axis=1)
         right.plot(total.index, total, color=colour, label=label, linewidth=1.6, marker=marker, markevery=0.1)
     right.set_xscale("log")
     right.set_xlabel("terms, the most repeated first")

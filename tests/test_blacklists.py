@@ -77,6 +77,26 @@ def test_rare_words_stand_in_the_records_of_one_person_outside_direct_identifier
     assert set(Blacklist.from_rare_words(corpus, k=3).terms(reveal=True)["term"]) == terms | {"at", "two"}
 
 
+def test_a_fluke_of_a_tagger_does_not_list_a_common_word():
+    """ "The" is covered once in 21 places (4.8 %), "Rose" once in 3, "Rook Bay" always."""
+    texts = ["The Rook Bay ferry. " + "the sea, " * 20, "Rose met a rose near a rose by Rook Bay."]
+    corpus = make_corpus(texts)
+    found = [
+        [{"start": 0, "end": 3, "type": "PER"}, {"start": 4, "end": 12, "type": "LOC"}],
+        [{"start": 0, "end": 4, "type": "PER"}, {"start": 31, "end": 39, "type": "LOC"}],
+    ]
+
+    def listed(**options):
+        return sorted(Blacklist.from_spans(corpus, found, **options).terms(reveal=True)["term"])
+
+    assert listed() == ["Rook Bay", "Rose"]
+    assert listed(min_share=0) == listed(min_share=1 / 21) == ["Rook Bay", "Rose", "The"]
+    assert listed(min_share=0.5) == ["Rook Bay"]
+    assert listed(min_share=0.5, top=1) == ["Rook Bay"]
+    with pytest.raises(ValueError, match="min_share=1.5 is outside"):
+        listed(min_share=1.5)
+
+
 def test_capitalized_words_by_hand():
     """Names keep their capital inside sentences; openers, headings, titles and words also written small are none."""
     corpus = make_corpus(
