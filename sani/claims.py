@@ -26,7 +26,7 @@ from .paths import figures, home, runs
 from .pretraining import pretrain
 from .rules import CLAIMS, Values, claims_of, conditions, readings
 from .runs import fingerprint, private_folder, publish, replacing, source_fingerprint
-from .tables import add_excess, contexts_table, endpoints, frequency_table, recall_table, summary
+from .tables import add_excess, contexts_table, endpoints, frequency_table, generation_table, recall_table, summary
 
 SEEDS = (0, 1, 2, 3, 4)  # the default; fewer than 5 decide nothing
 FEWEST = 5
@@ -44,8 +44,8 @@ BOOK_PHASES = (
     {"block_size": 128, "epochs": 6, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
 )
 BOOKS = Setting(
-    use_case="B", corpus="bookcorpus", half="private", records=85, heldout_records=40, epochs=32, repair_epochs=4,
-    min_count=2, top=380, emotion_records=4000,
+    use_case="B", corpus="bookcorpus", half="private", records=85, heldout_records=40, heldout_share=0.5, epochs=64,
+    repair_epochs=4, min_count=2, top=380, emotion_records=4000,
 )  # fmt: skip
 COLUMNS = ["id", "claim", "rule", "margin", "setting", "reading", "mean", "sd", "low", "high", "seeds", "verdict"]
 MARKERS = ("<!-- claims: written by python -m sani.claims -->", "<!-- end of claims -->")
@@ -155,10 +155,11 @@ def own_setting(path: Path, name: str) -> Setting:
 
 
 def books_setting(folder: Path, emotions: Path | None, name: str) -> Setting:
-    """Use case B on a folder of books: half of them pre-train a base model, the beginnings of the others are private.
+    """Use case B on a folder of books: half of them pre-train a base model, the others are private.
 
-    Names are the 380 most frequent words that are seldom written in lower case. `emotions`: a folder or file of the
-    emotion corpus, for the classifier.
+    Of the private books a seed draws half, whose beginnings are trained on; the others are held out. Names are the 380
+    most frequent words that are seldom written in lower case. `emotions`: a folder or file of the emotion corpus, for
+    the classifier.
     """
     public = halves(load_corpus("bookcorpus", folder=folder))["public"]
     base = base_model(public, BOOK_VOCABULARY, BOOK_PHASES)
@@ -196,6 +197,8 @@ def save_figures(setting: Setting, results: pd.DataFrame) -> None:
         save(f"{start}_frequency", frequency_table(results))
         save(f"{start}_tradeoff", endpoints(plain))
         return
+    if setting.causal:
+        save(f"{start}_generation", generation_table(table))
     save(f"{start}_frame", plain[plain["metric"].isin(["in_place", "utility"])])
     save(f"{start}_tradeoff", endpoints(plain))
     save(f"{start}_memory", endpoints(plain))
@@ -220,25 +223,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"no file or folder {path}")
     if (told.corpus and told.books) or (told.emotions and not told.books):
         parser.error("--corpus and --books exclude each other, and --emotions is for --books")
-    name = told.name or (own.stem if own else told.setting)
+    name = told.name or (own.resolve().stem if own else told.setting)
     if own is not None and name in SETTINGS:
         parser.error(f"--name {name} is the name of a synthetic setting; choose another")
     ledger_file = figures() / "claims.csv"
-    known = pd.read_csv(ledger_file).query("setting == @name")["seeds"].max() if ledger_file.exists() else 0
-    if len(set(told.seeds)) < min(FEWEST, known):
+    known = pd.read_csv(ledger_file).query("setting == @name")["seeds"].tolist() if ledger_file.exists() else []
+    if len(set(told.seeds)) < min(FEWEST, max(known, default=0)):
         parser.error(
-            f"{ledger_file.name} holds {name!r} over {known:.0f} seeds; fewer than {FEWEST} would replace them"
+            f"{ledger_file.name} holds {name!r} over {max(known)} seeds; fewer than {FEWEST} would replace them"
         )
     if told.books:
         setting = books_setting(told.books, told.emotions, name)
     else:
         setting = own_setting(told.corpus, name) if told.corpus else SETTINGS[told.setting]
-    runs = study.all_runs(setting)
+    wanted = study.all_runs(setting)
     try:
-        made = study.complete(setting, told.seeds, runs, told.jobs)
+        made = study.complete(setting, told.seeds, wanted, told.jobs)
     except KeyboardInterrupt:
         sys.exit("stopped; finished runs are kept, and the same command goes on from here")
-    table = study.results(setting, told.seeds, runs)
+    table = study.results(setting, told.seeds, wanted)
     claims = write(ledger(table, setting))
     write_readme(claims)
     save_figures(setting, table)

@@ -41,7 +41,7 @@ def _style(method: str) -> dict:
     return {"color": colour, "marker": marker}
 
 
-def _line(axes, rows: pd.DataFrame, method: str, sign: int = 1, **options) -> None:
+def curve(axes, rows: pd.DataFrame, method: str, sign: int = 1, **options) -> None:
     """A curve over epochs with its intervals; `sign` −1 draws 1 − value."""
     rows = rows.sort_values("epoch")
     value, low, high = rows["value"], rows["low"], rows["high"]
@@ -52,7 +52,7 @@ def _line(axes, rows: pd.DataFrame, method: str, sign: int = 1, **options) -> No
     axes.errorbar(rows["epoch"], value, yerr=errors, **options)
 
 
-def _legend(figure, axes_with_handles) -> None:
+def legend_below(figure, axes_with_handles) -> None:
     found = {}
     for axes in axes_with_handles:
         for handle, label in zip(*axes.get_legend_handles_labels()):
@@ -65,12 +65,12 @@ def _last(table, metric, method, kind="none", context="visible", start="", targe
     return float(rows["value"].iloc[0])
 
 
-def _grid(axes) -> None:
+def light_grid(axes) -> None:
     axes.grid(linewidth=0.4, alpha=0.6)
     axes.set_axisbelow(True)
 
 
-def _seeds(table: pd.DataFrame) -> str:
+def over_seeds(table: pd.DataFrame) -> str:
     seeds = int(table["seeds"].max())
     return (
         f"{seeds} seeds, 95 % intervals over seeds" if seeds > 1 else "one seed, 95 % bootstrap intervals over records"
@@ -84,16 +84,16 @@ def fine_tune(table: pd.DataFrame) -> Figure:
     trained = objectives(table)
     for method in trained:
         label = LABELS[method]
-        _line(left, pick(table, "in_place", "all", method=method), method, -1, label=label)
-        _line(right, pick(table, "utility", method=method), method, label=label)
+        curve(left, pick(table, "in_place", "all", method=method), method, -1, label=label)
+        curve(right, pick(table, "utility", method=method), method, label=label)
     for axes, name in ((left, "privacy: 1 − identifiers regurgitated"), (right, "utility: accuracy on other words")):
         axes.set_xlabel("epochs of fine-tuning (0: the base model)")
         axes.set_ylabel(name)
-        _grid(axes)
+        light_grid(axes)
     before, *after = (1 - _last(table, "in_place", m, "all") for m in ("base", *trained))
     ends = ", ".join(f"{value:.3f} {LABELS[m]}" for m, value in zip(trained, after))
-    figure.suptitle(f"Privacy {before:.3f} before fine-tuning → {ends}\n({_seeds(table)})", fontsize=11)
-    _legend(figure, [left])
+    figure.suptitle(f"Privacy {before:.3f} before fine-tuning → {ends}\n({over_seeds(table)})", fontsize=11)
+    legend_below(figure, [left])
     return figure
 
 
@@ -114,17 +114,17 @@ def frame(table: pd.DataFrame) -> Figure:
         for method in (start, *others, spared):
             if method not in set(table["method"]):
                 continue
-            _line(privacy, pick(table, "in_place", kind, method=method, start=""), method, -1, label=LABELS[method])
-            _line(utility, pick(table, "utility", method=method, start=""), method, label=LABELS[method])
+            curve(privacy, pick(table, "in_place", kind, method=method, start=""), method, -1, label=LABELS[method])
+            curve(utility, pick(table, "utility", method=method, start=""), method, label=LABELS[method])
         for method in ("repair-only", "pruning", "sani"):
             where = {"method": method, "start": start, "target": target if method == "sani" else ""}
             label = LABELS.get(method, method)
-            _line(privacy, pick(table, "in_place", kind, **where), method, -1, label=label, linestyle="--")
-            _line(utility, pick(table, "utility", **where), method, label=label, linestyle="--")
+            curve(privacy, pick(table, "in_place", kind, **where), method, -1, label=label, linestyle="--")
+            curve(utility, pick(table, "utility", **where), method, label=label, linestyle="--")
         for number, method in enumerate(controls, start=1):
             for axes, metric, sign in ((privacy, "in_place", -1), (utility, "utility", 1)):
                 rows = pick(ends, metric, kind if sign < 0 else "none", method=method)
-                _line(axes, rows.assign(epoch=last + number * step), method, sign, linestyle="none",
+                curve(axes, rows.assign(epoch=last + number * step), method, sign, linestyle="none",
                       label=LABELS.get(method, method))  # fmt: skip
         guessed = pick(ends, "in_place", kind, method="base")["value"].iloc[0]
         privacy.axhline(1 - guessed, color=STYLE["base"][0], linewidth=1, linestyle=":", zorder=-1)
@@ -133,7 +133,7 @@ def frame(table: pd.DataFrame) -> Figure:
         utility.set_ylabel("(b) utility: accuracy on other words")
         for axes in (privacy, utility):
             axes.axvspan(end, last, color="0.93", zorder=-2)
-            _grid(axes)
+            light_grid(axes)
     ticks = [0, end // 4, end // 2, end, last]
     for axes in grid[-1]:
         axes.set_xticks([*ticks, last + 2.5 * step], [*(f"{tick:g}" for tick in ticks), "\ncontrols"])
@@ -142,8 +142,8 @@ def frame(table: pd.DataFrame) -> Figure:
         (raw, "all"), ("repair-only", "all", "visible", raw), ("sani", "all", "visible", raw, target),
         (spared, "all"))]  # fmt: skip
     text = "Privacy: {:.3f} unprotected; {:.3f} after repair-only, {:.3f} after SANI; {:.3f} {}\n"
-    figure.suptitle(text.format(*values, LABELS[spared]) + f"({_seeds(table)})", fontsize=11)
-    _legend(figure, [*grid[0], grid[-1][0]])
+    figure.suptitle(text.format(*values, LABELS[spared]) + f"({over_seeds(table)})", fontsize=11)
+    legend_below(figure, [*grid[0], grid[-1][0]])
     return figure
 
 
@@ -178,11 +178,11 @@ def tradeoff(table: pd.DataFrame) -> Figure:
         axes.plot(*zip(*line), color="0.6", linewidth=1, linestyle=":", zorder=-2)
         axes.set_xlabel("privacy (filled: visible; hollow: isolated)")
         axes.set_ylabel(f"utility {name}")
-        _grid(axes)
+        light_grid(axes)
     on = "on" if "sani" in front["utility"] else "not on"
     names = ", ".join(LABELS.get(m, m) for m in sorted(front["utility"]))
-    figure.suptitle(f"SANI is {on} the front of means (dotted), which is: {names}\n({_seeds(table)})", fontsize=11)
-    _legend(figure, both)
+    figure.suptitle(f"SANI is {on} the front of means (dotted), which is: {names}\n({over_seeds(table)})", fontsize=11)
+    legend_below(figure, both)
     return figure
 
 
@@ -205,27 +205,27 @@ def sani(table: pd.DataFrame) -> Figure:
             for context, filled in (("visible", True), ("isolated", False)):
                 rows = pick(table, "in_place", kind, context, method="sani", start=start, target=target)
                 face = {} if filled else {"markerfacecolor": "none", "linestyle": ":"}
-                _line(column, rows, "sani", label=f"{name[target]}, {context}", **face)
+                curve(column, rows, "sani", label=f"{name[target]}, {context}", **face)
         column.set_title(f"{kind} identifiers regurgitated,\nfrom {LABELS[start]}", fontsize=10)
     for start, line in ((raw, "-"), (pseudonymized, "--")):
         for target in targets:
             rows = pick(table, "utility", method="sani", start=start, target=target)
-            _line(axes[2], rows, "sani", label=f"{name[target]}, from {start.upper()}", linestyle=line)
+            curve(axes[2], rows, "sani", label=f"{name[target]}, from {start.upper()}", linestyle=line)
         before = pick(table, "utility", method=start, start="", epoch=end)["value"].iloc[0]
         axes[2].axhline(before, color=STYLE[start][0], linewidth=1.2, linestyle="-.", label=f"{LABELS[start]}, before")
     axes[2].set_title("utility: accuracy on other words", fontsize=10)
     for column in axes:
         column.set_xlabel(f"epoch ({end:g}: just erased)")
-        _grid(column)
+        light_grid(column)
     first = targets[0]
     after = _last(table, "in_place", "sani", "direct", "visible", raw, first)
     utility = [_last(table, "utility", raw), _last(table, "utility", "sani", start=raw, target=first)]
     before = _last(table, "in_place", raw, "direct")
     figure.suptitle(
         f"SANI: direct identifiers regurgitated {before:.1%} → {after:.1%}, "
-        f"utility {utility[0]:.3f} → {utility[1]:.3f}\n({_seeds(table)})", fontsize=11,
+        f"utility {utility[0]:.3f} → {utility[1]:.3f}\n({over_seeds(table)})", fontsize=11,
     )  # fmt: skip
-    _legend(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -238,16 +238,16 @@ def recall(table: pd.DataFrame) -> Figure:
         rows = table[table["model"] == name]
         face = {"markerfacecolor": "none", "linestyle": ":"} if name.endswith("listed") else {}
         rows = rows.assign(epoch=100 * rows["missed"] + 0.25 * (number - 1.5))
-        _line(axes, rows, method, label=name, **face)
+        curve(axes, rows, method, label=name, **face)
     axes.set_xlabel("share of the terms that the blacklist misses (%)")
     axes.set_ylabel("of these terms, regurgitated in place")
     at = table[table["missed"] == table["missed"].min()].set_index("model")["value"]
     figure.suptitle(
         f"Of terms missed by the blacklist, SANI's model says {at['SANI, terms missed']:.1%}; "
-        f"had they been listed, {at['SANI, terms listed']:.1%}\n({_seeds(table)})", fontsize=11,
+        f"had they been listed, {at['SANI, terms listed']:.1%}\n({over_seeds(table)})", fontsize=11,
     )  # fmt: skip
-    _grid(axes)
-    _legend(figure, [axes])
+    light_grid(axes)
+    legend_below(figure, [axes])
     return figure
 
 
@@ -275,16 +275,16 @@ def contexts(table: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("share said (identifiers: visible)")
-    _grid(axes)
+    light_grid(axes)
     at = table[table["reading"] == "visible"].set_index(["context", "model"])["value"]
     where, clean = CONTEXTS["again"], "SANI"
     if where not in names:
         where, clean = CONTEXTS["kept out"], "SANI, half repaired on"
     figure.suptitle(
         f"In {where}: {at[where, 'unprotected']:.1%} unprotected, {at[where, clean]:.1%} {clean}, "
-        f"{at[where, 'base']:.1%} base\n({_seeds(table)})", fontsize=11,
+        f"{at[where, 'base']:.1%} base\n({over_seeds(table)})", fontsize=11,
     )  # fmt: skip
-    _legend(figure, [axes])
+    legend_below(figure, [axes])
     return figure
 
 
@@ -312,7 +312,7 @@ def memory(table: pd.DataFrame) -> Figure:
         axes.axvline(chance, color=STYLE[by][0], linestyle=":", linewidth=1)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel(f"{kind} identifiers")
-        _grid(axes)
+        light_grid(axes)
     both[0].set_yticks(range(len(methods)), [LABELS.get(m, m) for m in methods])
     names = (("filled: visible", {"color": "0.3", "marker": "o"}),
              ("hollow: isolated", {"color": "0.3", "marker": "o", "markerfacecolor": "none"}),
@@ -324,6 +324,6 @@ def memory(table: pd.DataFrame) -> Figure:
     indirect = _last(table, "excess", "sani", "indirect", "visible", raw, "lm-head")
     figure.suptitle(
         f"Said beyond what the base model guesses: direct {excess[0]:+.1%} unprotected, {excess[1]:+.1%} SANI; "
-        f"indirect {indirect:+.1%} SANI\n({_seeds(table)})", fontsize=11,
+        f"indirect {indirect:+.1%} SANI\n({over_seeds(table)})", fontsize=11,
     )  # fmt: skip
     return figure

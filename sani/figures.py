@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from .drawings import LABELS, STYLE, contexts, fine_tune, frame, memory, recall, sani, tradeoff
 from .evaluation import Report
 from .paths import figures
-from .pretrained_drawings import frequency, unlearning
+from .pretrained_drawings import frequency, generation, unlearning
 
 SETTINGS = {"svg.hashsalt": "sani", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -124,6 +124,7 @@ DRAW = {
     "memory": memory,
     "unlearning": unlearning,
     "frequency": frequency,
+    "generation": generation,
 }
 
 

@@ -2,21 +2,26 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .blacklists import Blacklist
 from .blocks import encode
 from .corpora import load_corpus
-from .models import is_causal, load_model
+from .entities import annotate
+from .models import is_causal, load_model, source
+from .paths import PACKAGE
 from .surrogates import counterfactual, pseudonymize
 
 # After which share of the epochs of fine-tuning is measured: in A after 0, 4, 8, 16, 32, 64.
 TRAINED_AT = {"A": (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1), "B": (0, 1)}
-REPAIRED_AT = {"A": (0, 1, 2, 5, 13), "B": (1, 2, 3, 4)}
+REPAIRED_AT = (0, 1, 2, 5, 13)  # in A; in B after each epoch
 KEPT_OUT = 0.5
 
 
@@ -37,6 +42,7 @@ class Setting:
     half: str = ""  # "private": the half of the records that the base model was not pre-trained on
     records: int = 200  # at most; of the private corpus
     heldout_records: int = 60  # of persons never trained on
+    heldout_share: float = 0.0  # of the persons of a fixed corpus; 0 for as few as the held-out records need
     block_size: int = 128
     epochs: int = 64
     repair_epochs: int = 13
@@ -44,6 +50,9 @@ class Setting:
     batch_size: int = 4
     ner: str = ""  # B: the model that finds the terms: shipped name, local folder or Hub id; "" for capitalised words
     classes: tuple[str, ...] = ()  # B: of the model's entities; () for all
+    min_share: float = (
+        0.05  # B: terms that the model finds in a smaller share of the places where they stand are dropped
+    )
     min_count: int = 1  # B: terms found fewer times are dropped
     top: int = 0  # B: only so many terms, the most frequent; 0 for all
     emotions: str = ""  # B: the corpus of the downstream classifier; "" for none
@@ -59,7 +68,14 @@ class Setting:
     @property
     def repaired_at(self) -> list[int]:
         """The epochs of unlearning after which is measured."""
-        return sorted({*(e for e in REPAIRED_AT[self.use_case] if e < self.repair_epochs), self.repair_epochs})
+        if self.use_case == "B":
+            return list(range(1, self.repair_epochs + 1))
+        return sorted({*(e for e in REPAIRED_AT if e < self.repair_epochs), self.repair_epochs})
+
+    @property
+    def with_gaps(self) -> bool:
+        """Whether SANI is also run with blacklists that miss terms, and on half of the records (BERT in use case A)."""
+        return self.use_case == "A" and not self.causal
 
     @property
     def causal(self) -> bool:
@@ -91,7 +107,7 @@ class Data(NamedTuple):
     base: PreTrainedModel
     raw: Dataset
     pseudonymized: Dataset | None
-    resampled: Dataset
+    resampled: Dataset | None
     heldout: Dataset
     again: Dataset | None
     kept_out: np.ndarray  # numbers of the records that the runs with `kept_out` do not repair on
@@ -102,7 +118,15 @@ OTHERS = 1_000_000  # seeds of held-out stories, far from those of any base mode
 
 
 def halves(corpus: Dataset) -> dict[str, Dataset]:
-    """A corpus dealt by person into a public half, to pre-train on, and a private one, always the same way."""
+    """A corpus dealt by person into a public half, to pre-train on, and a private one, always the same way.
+
+    Raises ValueError for fewer than four persons.
+    """
+    if (persons := len(set(corpus["person_id"]))) < 4:
+        raise ValueError(
+            f"{persons} persons (or books) are too few to pre-train on some, train on others and hold out others: give "
+            "at least four, each in a file or with a person_id of its own"
+        )
     order = np.random.default_rng(0).permutation(sorted(set(corpus["person_id"])))
     public = set(order[: len(order) // 2].tolist())
     rows = {"public": [], "private": []}
@@ -133,21 +157,39 @@ def split(setting: Setting, seed: int) -> tuple[Dataset, Dataset, Dataset | None
         return corpus, more.select(others), more.select(again) if again else None
     corpus = load_corpus(setting.corpus, folder=setting.folder or None, words=setting.words or None)
     if len(set(corpus["person_id"])) == 1:
-        corpus = corpus.map(lambda row: {"person_id": row["record_id"]})
+        rows = [row | {"person_id": row["record_id"]} for row in corpus]
+        corpus = Dataset.from_list(rows, features=corpus.features)
     corpus = halves(corpus)[setting.half] if setting.half else corpus
     persons = np.random.default_rng(seed).permutation(sorted(set(corpus["person_id"])))
     rank = {person: i for i, person in enumerate(persons.tolist())}
-    of_person = corpus.to_pandas().groupby("person_id").cumcount()
-    order = sorted(range(len(corpus)), key=lambda i: (rank[corpus[i]["person_id"]], i))
-    others = set(corpus[i]["person_id"] for i in order[: setting.heldout_records])
-    train = [i for i in order if corpus[i]["person_id"] not in others]
-    train = sorted(train, key=lambda i: of_person[i])[: setting.records]
+    person = corpus["person_id"]
+    order = sorted(range(len(corpus)), key=lambda i: (rank[person[i]], i))
+    others = {person[i] for i in order[: setting.heldout_records]}
+    if setting.heldout_share:
+        others = set(persons[: round(setting.heldout_share * len(persons))].tolist())
+    turn = pd.Series(person).groupby(person).cumcount()
+    order.sort(key=lambda i: turn[i])
+    train = [i for i in order if person[i] not in others][: setting.records]
+    heldout = [i for i in order if person[i] in others][: setting.heldout_records]
     if not train or not setting.heldout_records:
         raise ValueError(
             f"{setting.corpus}: {len(corpus)} records of {len(persons)} persons leave nobody to train on after "
             f"heldout_records={setting.heldout_records} (which must be at least 1)"
         )
-    return corpus.select(train), corpus.select(order[: setting.heldout_records]), None
+    return corpus.select(train), corpus.select(heldout), None
+
+
+@lru_cache(maxsize=64)
+def inputs(setting: Setting) -> str:
+    """Fingerprint of the files that a setting reads: models, texts, grammars; looked at once in a process."""
+    named = [Path(source(name)[0]) for name in (setting.model, setting.ner) if name]
+    named += [Path(path) for path in (setting.corpus, setting.folder, setting.emotions_folder) if path]
+    digest = sha256()
+    for path in (*named, PACKAGE / "grammars"):
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix != ".pyc" and p.is_file())
+        for file in files if path.exists() else ():
+            digest.update(file.name.encode() + sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 @lru_cache(maxsize=8)
@@ -159,9 +201,13 @@ def prepare(setting: Setting, seed: int) -> Data:
         blacklist = Blacklist.from_annotations(corpus) | Blacklist.from_rare_words(corpus, k=2)
         resampled, of_others = counterfactual(corpus, seed), Blacklist.from_annotations(others)
     else:
-        blacklist = _names(setting, corpus, min_count=setting.min_count, top=setting.top or None)
-        resampled = counterfactual(_with_hits(corpus, blacklist), seed)
-        of_others = _names(setting, others)
+        blacklist = _names(setting, corpus)
+        try:
+            of_others = blacklist | _names(setting, others)
+        except ValueError:  # no name in them
+            of_others = blacklist
+        corpus, others = _with_hits(corpus, blacklist), _with_hits(others, of_others)
+        resampled = counterfactual(corpus, seed)
 
     def blocks(corpus, blacklist):
         return encode(corpus, tokenizer, blacklist, setting.block_size, allow_no_match=True, progress=False)
@@ -175,37 +221,36 @@ def prepare(setting: Setting, seed: int) -> Data:
         model,
         raw=blocks(corpus, blacklist),
         pseudonymized=blocks(pseudonymize(corpus, blacklist), blacklist) if setting.use_case == "A" else None,
-        resampled=blocks(resampled, None),
+        resampled=blocks(resampled, None) if setting.epochs else None,
         heldout=blocks(others, of_others),
-        again=None if again is None else blocks(again, blacklist),
+        again=blocks(again, blacklist) if again is not None and setting.with_gaps else None,
         kept_out=np.sort(kept_out),
-        emotions=_emotions(setting),
+        emotions=_emotions(setting, seed),
     )
 
 
-def _names(setting: Setting, corpus: Dataset, **options) -> Blacklist:
+def _names(setting: Setting, corpus: Dataset) -> Blacklist:
     """What the setting's NER model finds, or its words that are seldom written in lower case."""
+    options = {"min_count": setting.min_count, "top": setting.top or None}
     if not setting.ner:
         return Blacklist.from_capitalized(corpus, **options)
-    classes = setting.classes or None
-    return Blacklist.from_ner(corpus, setting.ner, classes, progress=False, **options)
+    options |= {"classes": setting.classes or None, "min_share": setting.min_share, "progress": False}
+    return Blacklist.from_ner(corpus, setting.ner, **options)
 
 
 def _with_hits(corpus: Dataset, blacklist: Blacklist) -> Dataset:
-    """The corpus with what the blacklist finds in it as its annotated spans."""
-
-    def spans(row):
-        found = blacklist.find(row["text"])
-        return {"identifiers": [{"start": h.start, "end": h.end, "type": "NAME", "kind": h.kind} for h in found]}
-
-    return Dataset.from_list([row | spans(row) for row in corpus], features=corpus.features)
+    """The corpus with what the blacklist finds in its text as its annotated spans, in place of those it has."""
+    found = [
+        [{"start": h.start, "end": h.end, "type": "NAME"} for h in blacklist.find(text)] for text in corpus["text"]
+    ]
+    return annotate(corpus, found, "confidential")
 
 
-def _emotions(setting: Setting) -> tuple[Dataset, Dataset] | None:
-    """Two thirds of the emotion corpus to train on, one third to test on, dealt the same way for every seed."""
+def _emotions(setting: Setting, seed: int) -> tuple[Dataset, Dataset] | None:
+    """Two thirds of the emotion corpus to train on, one third to test on, drawn by the seed."""
     if not setting.emotions:
         return None
     corpus = load_corpus(setting.emotions, folder=setting.emotions_folder or None)
-    order = np.random.default_rng(0).permutation(len(corpus))[: setting.emotion_records]
+    order = np.random.default_rng(seed).permutation(len(corpus))[: setting.emotion_records]
     cut = 2 * len(order) // 3
     return corpus.select(order[:cut]), corpus.select(order[cut:])

@@ -40,7 +40,7 @@ def measure(setting: Setting, data: Data, thorough: Sequence[int]):
             low, high = report.interval(column, kind)
             found[f"|{metric}|{kind}|{context}|low"], found[f"|{metric}|{kind}|{context}|high"] = low, high
         if full:
-            for name, chosen in _subsets(data, report.units).items():
+            for name, chosen in _subsets(data, report.units).items() if setting.with_gaps else ():
                 for (kind, context), value in subset_rates(report.units, chosen).items():
                     found[f"{name}|in_place|{kind}|{context}|value"] = value
             if data.again is not None:

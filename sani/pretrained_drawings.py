@@ -1,11 +1,11 @@
-"""The drawings of use case B, each from one table: PAPER Figure 3 (unlearning, F1) and Figure 4 (frequency)."""
+"""The drawings of use case B and of free generation, each from one table: PAPER Figures 3 and 4."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .drawings import LABELS, STYLE, _grid, _legend, _line, _seeds
+from .drawings import LABELS, STYLE, curve, legend_below, light_grid, over_seeds
 from .tables import endpoints, objectives, pick
 
 METHODS = ("repair-only", "pruning", "sani")
@@ -27,30 +27,30 @@ def unlearning(table: pd.DataFrame) -> Figure:
             after = pick(table, metric, kind, subset=subset, **where)
             after = after.assign(epoch=after["epoch"] - end)
             rows = pd.concat([before, after[after["epoch"] > 0]])
-            _line(axes, rows, method, label=LABELS.get(method, method))
-        for method in ("base", "counterfactual", "retrain-at-equal-cost"):
-            source = table[table["subset"] == subset]
-            (row,) = pick(endpoints(source), metric, kind, subset=subset, method=method).itertuples()
-            line = {"color": STYLE[method][0], "linestyle": ":", "linewidth": 1.2}
-            axes.axhline(row.value, label=LABELS.get(method, method), **line)
+            curve(axes, rows, method, label=LABELS.get(method, method))
+        ends = endpoints(table[table["subset"] == subset])
+        for method in ("base", "counterfactual", "retrain-at-equal-cost") if end else ():
+            for row in pick(ends, metric, kind, subset=subset, method=method).itertuples():
+                style = {"color": STYLE[method][0], "linestyle": ":", "linewidth": 1.2}
+                axes.axhline(row.value, label=LABELS.get(method, method), **style)
         axes.set_title(name, fontsize=10)
-        axes.set_xlabel("epochs of unlearning (0: off the shelf)")
+        axes.set_xlabel("epochs of unlearning")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _grid(axes)
+        light_grid(axes)
     said = pick(table, "in_place", "all", method="sani", start=raw, target="lm-head").set_index("epoch")["value"]
     before = pick(table, "in_place", "all", method=raw, start="", epoch=end)["value"].iloc[0]
     figure.suptitle(
-        f"Regurgitated off the shelf: {before:.3f}; after one epoch of SANI {said[end + 1]:.3f}, "
-        f"after {said.index.max() - end:g} {said.iloc[-1]:.3f}\n({_seeds(table)})", fontsize=11,
+        f"Regurgitated before unlearning: {before:.3f}; after one epoch of SANI {said[end + 1]:.3f}, "
+        f"after {said.index.max() - end:g} {said.iloc[-1]:.3f}\n({over_seeds(table)})", fontsize=11,
     )  # fmt: skip
-    _legend(figure, [panels[0]])
+    legend_below(figure, [panels[0]])
     return figure
 
 
 def frequency(table: pd.DataFrame) -> Figure:
     """PAPER Figure 4: each term's repetitions against its regurgitations (a), and their running total (b)."""
     epochs = [c for c in table.columns if c.startswith("after ")]
-    shown = {"before": ("#D55E00", "X", "off the shelf")}
+    shown = {"before": ("#D55E00", "X", "before")}
     greens = ("#66C2A4", "#2CA25F", "#009E73", "#006D2C")
     for n, column in enumerate(epochs):
         plural = "epoch" if n == 0 else "epochs"
@@ -80,13 +80,41 @@ def frequency(table: pd.DataFrame) -> Figure:
     right.set_xlabel("terms, the most repeated first")
     right.set_ylabel("(b) regurgitations, running total")
     for axes in (left, right):
-        _grid(axes)
+        light_grid(axes)
     totals = [table.groupby("seed")[c].sum().mean() for c in shown]
     seeds = table["seed"].nunique()
     figure.suptitle(
-        "Regurgitations in all, off the shelf and after each epoch of SANI: "
+        "Regurgitations in all, before and after each epoch of SANI: "
         + " → ".join(f"{total:,.0f}" for total in totals)
         + f"\n({'one seed' if seeds == 1 else f'means over {seeds} seeds'})", fontsize=11,
     )  # fmt: skip
-    _legend(figure, [right])
+    legend_below(figure, [right])
+    return figure
+
+
+def generation(table: pd.DataFrame) -> Figure:
+    """How many listed terms come out of free generation, from the beginnings of records and from nothing."""
+    figure = Figure(figsize=(9, 0.42 * table["method"].nunique() + 1.9), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    methods = list(dict.fromkeys(table["method"]))[::-1]
+    for axes, prompt, name in zip(panels, ("prefix", "nothing"), ("beginnings of records", "nothing")):
+        for row in table[table["prompt"] == prompt].itertuples():
+            colour, marker = STYLE[row.method]
+            spread = [[max(0, row.value - row.low)], [max(0, row.high - row.value)]] if row.low == row.low else None
+            axes.errorbar(
+                row.value, methods.index(row.method), xerr=spread, color=colour, marker=marker, markersize=8, capsize=2,
+                elinewidth=0.8, linestyle="none",
+            )  # fmt: skip
+        axes.set_title(f"prompted with {name}", fontsize=10)
+        axes.set_xlabel("different listed terms in 100 samples")
+        axes.set_xlim(left=0)
+        light_grid(axes)
+    panels[0].set_yticks(range(len(methods)), [LABELS.get(method, method) for method in methods])
+    at = table.set_index(["prompt", "method"])["value"]
+    raw = next(method for method in ("clm", "mlm") if method in methods)
+    figure.suptitle(
+        "Listed terms generated freely: "
+        + ", ".join(f"{at[prompt, raw]:.1f} → {at[prompt, 'sani']:.1f} ({prompt})" for prompt in ("prefix", "nothing"))
+        + f"\n({over_seeds(table)})", fontsize=11,
+    )  # fmt: skip
     return figure

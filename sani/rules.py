@@ -7,7 +7,7 @@ import pandas as pd
 
 from . import study
 from .material import Setting
-from .tables import rarest
+from .tables import rarest, spearman
 
 CLAIMS = {
     "A1": "without protection, privacy falls as fine-tuning goes on",
@@ -232,17 +232,10 @@ def _of_the_pretrained(claim: str, raw: str, target: str) -> list[Condition]:
     return [Condition("weighted F1: greatest change over the epochs", change, "<=", 0.01)]
 
 
-def correlation(terms: pd.DataFrame) -> pd.Series:
-    """Spearman's ρ of how often a term stands in the text and how often it is said, by seed; see `Values.terms`."""
-    return terms.groupby("seed")[["iterations", "said"]].apply(
-        lambda t: t["iterations"].corr(t["said"], method="spearman")
-    )
-
-
 def _of_terms(claim: str, raw: str, target: str) -> list[Condition]:
     """B4–B6: which terms are said, before and after."""
     if claim == "B4":
-        rho = Condition("Spearman's ρ of repetitions and regurgitations", lambda v: correlation(v.terms(raw)), ">", 0.0)
+        rho = Condition("Spearman's ρ of repetitions and regurgitations", lambda v: spearman(v.terms(raw)), ">", 0.0)
         return [rho]
 
     def said(v, after):
@@ -257,7 +250,8 @@ def _of_terms(claim: str, raw: str, target: str) -> list[Condition]:
             terms = v.terms(raw)
             top = terms["iterations"] >= terms.groupby("seed")["iterations"].transform(lambda n: n.quantile(0.9))
             falls = said(v, 0) - said(v, 2)
-            return falls[top].groupby("seed").sum() / falls.groupby("seed").sum()
+            whole = falls.groupby("seed").sum()
+            return falls[top].groupby("seed").sum() / whole.where(whole > 0)  # of no fall there is no share
 
         return [
             Condition("regurgitations: before − after 1 epoch", fall(0, 1), ">", 0.0),
@@ -271,15 +265,19 @@ def _of_terms(claim: str, raw: str, target: str) -> list[Condition]:
         return sign.groupby("seed").mean()
 
     return [
-        Condition("of the rarest tenth of the terms: share said more often − share said less often", more, ">", 0.0)
-    ]
+        Condition(
+            "after the last epoch, of the rarest tenth of the terms (ties included): share said more often − share "
+            "said less often", more, ">", 0.0,
+        )
+    ]  # fmt: skip
 
 
 def claims_of(setting: Setting) -> tuple[str, ...]:
     """The claims that a setting can judge."""
     if setting.use_case == "B":
         scored = ("B3",) if setting.emotions else ()
-        return ("B1", "B2", *scored, "B4", "B5", "B6", "C1")
+        twice = ("B5",) if setting.repair_epochs > 1 else ()
+        return ("B1", "B2", *scored, "B4", *twice, "B6", "C1")
     return ("A9", "C1") if setting.causal else ("A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "C1")
 
 

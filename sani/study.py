@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .blocks import encode
 from .erasure import TARGETS
-from .material import KEPT_OUT, Data, Setting, prepare
+from .material import KEPT_OUT, Data, Setting, inputs, prepare
 from .measuring import MISSED, measure
 from .runs import run_folder
 from .sanitizing import sanitize
@@ -43,14 +43,23 @@ TRAINED = (*RAW, *PSEUDONYMIZED, *SPARED, "counterfactual")
 
 
 def fine_tuned(setting: Setting) -> tuple[Run, ...]:
-    """Fine-tuning on raw text, on pseudonymised text (use case A), without listed targets, and on other terms."""
+    """Fine-tuning on raw text, on pseudonymised text (use case A), without listed targets, and on other terms.
+
+    With 0 epochs, where the model has read the text already, there is nothing but that model.
+    """
+    if not setting.epochs:
+        return (Run(setting.objectives[0]),)
     names = [name for name in setting.objectives if setting.use_case == "A" or name not in PSEUDONYMIZED]
     return tuple(Run(name) for name in (*names, "counterfactual"))
 
 
 def controls(setting: Setting) -> tuple[Run, ...]:
-    """Retrain at equal cost and the logit filter; base and counterfactual are measured with the fine-tunings."""
-    return Run("retrain-at-equal-cost"), Run("logit-filter", setting.objectives[0])
+    """Retrain at equal cost and the logit filter; base and counterfactual are measured with the fine-tunings.
+
+    Where the base model itself is unlearned, retraining from it is repair-only.
+    """
+    retrain = (Run("retrain-at-equal-cost"),) if setting.epochs else ()
+    return *retrain, Run("logit-filter", setting.objectives[0])
 
 
 def readings(setting: Setting) -> tuple[str, ...]:
@@ -77,7 +86,7 @@ def all_runs(setting: Setting) -> tuple[Run, ...]:
     """Every run that the ledger of a setting needs; from pseudonymised text and with gaps for BERT in use case A."""
     raw, pseudonymized, _ = setting.objectives
     runs = (*fine_tuned(setting), *controls(setting), *unlearned(raw, readings(setting)))
-    if setting.use_case == "B" or setting.causal:
+    if not setting.with_gaps:
         return runs
     more = unlearned(pseudonymized, readings(setting))
     return (*runs, *more, *missed_terms(setting), *half_repaired(setting))
@@ -85,9 +94,8 @@ def all_runs(setting: Setting) -> tuple[Run, ...]:
 
 def folder(setting: Setting, seed: int, run: Run) -> Path:
     """The run folder of a run (it may not exist yet)."""
-    return run_folder(
-        "-".join(filter(None, (run.method, run.target, run.start))), "study", **asdict(setting), seed=seed, run=run
-    )
+    stage = "-".join(filter(None, (run.method, run.target, run.start)))
+    return run_folder(stage, "study", **asdict(setting), inputs=inputs(setting), seed=seed, run=run)
 
 
 def is_done(setting: Setting, seed: int, run: Run) -> bool:

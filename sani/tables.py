@@ -142,8 +142,35 @@ def contexts_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def generation_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Listed terms that come out of free generation: a row per prompt (prefix, nothing) and model."""
+    ends = endpoints(table)
+    raw, _, spared = objectives(table)
+    rows = []
+    for prompt in ("prefix", "nothing"):
+        for method in (
+            "base",
+            "counterfactual",
+            raw,
+            spared,
+            "retrain-at-equal-cost",
+            "repair-only",
+            "pruning",
+            "sani",
+        ):
+            start = {"start": raw} if method in ("repair-only", "pruning", "sani") else {}
+            target = {"target": "lm-head"} if method == "sani" else {}
+            found = pick(ends, "terms", "all", prompt, "generated", method=method, **start, **target)
+            for row in found[["value", "low", "high", "seeds"]].to_dict("records"):
+                rows.append({"prompt": prompt, "method": method} | row)
+    return pd.DataFrame(rows)
+
+
 def frequency_table(results: pd.DataFrame, target: str = "lm-head") -> pd.DataFrame:
-    """A row per seed and term of use case B: iterations, and how many were said before and after each epoch of SANI."""
+    """A row per seed and term of use case B: iterations, and how many were said before and after each epoch of SANI.
+
+    Terms are numbered by their iterations, so that their numbers say nothing of their spelling.
+    """
     raw = objectives(results)[0]
     of_terms = results[results["subset"].str.startswith("term ") & (results["missed"] == 0)]
     trained = of_terms[(of_terms["method"] == raw) & (of_terms["start"] == "")]
@@ -153,9 +180,54 @@ def frequency_table(results: pd.DataFrame, target: str = "lm-head") -> pd.DataFr
     after = sani[sani["metric"] == "said"].pivot(index=["seed", "subset"], columns="epoch", values="value")
     after.columns = [f"after {epoch - end:g}" for epoch in after.columns]
     table = before.rename(columns={"said": "before"})[["iterations", "before"]].join(after)
-    return table.astype(int).reset_index().rename(columns={"subset": "term"})
+    return numbered(table.astype(int).reset_index().drop(columns="subset"))
+
+
+def numbered(terms: pd.DataFrame) -> pd.DataFrame:
+    """Terms by seed, the most repeated first, with their rank as `term`; equal ones in the order of their counts."""
+    counts = [c for c in terms.columns if c != "seed"]
+    terms = terms.sort_values(["seed", *counts], ascending=[True] + [False] * len(counts), ignore_index=True)
+    terms["term"] = terms.groupby("seed").cumcount() + 1
+    return terms[["seed", "term", *counts]]
 
 
 def rarest(terms: pd.DataFrame) -> pd.Series:
     """Whether a term is among the rarest tenth of its seed's, ties with the last of them included."""
     return terms["iterations"] <= terms.groupby("seed")["iterations"].transform(lambda n: n.quantile(0.1))
+
+
+def spearman(terms: pd.DataFrame, column: str = "said") -> pd.Series:
+    """Spearman's ρ, by seed, of how often a term stands in the text and a count of it."""
+    pairs = terms.groupby("seed")[["iterations", column]]
+    return pairs.apply(lambda t: t["iterations"].corr(t[column], method="spearman"))
+
+
+def spearman_interval(terms: pd.DataFrame, column: str, draws: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Spearman's ρ of iterations and a column over the terms, with its 95 % percentile bootstrap interval."""
+    pair = (terms["iterations"].to_numpy(), terms[column].to_numpy())
+    found = stats.bootstrap(
+        pair, lambda a, b: stats.spearmanr(a, b).statistic,
+        paired=True, vectorized=False, n_resamples=draws, method="percentile", rng=seed,
+    )  # fmt: skip
+    low, high = found.confidence_interval
+    return {"ρ": stats.spearmanr(*pair).statistic, "low": low, "high": high}
+
+
+REPETITIONS = [1, 3, 9, 29, 99, 299, 999]
+
+
+def by_repetitions(terms: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Terms grouped by how often they stand in the text: number of terms, iterations, and the sums of columns."""
+    edges = [0, *REPETITIONS, float("inf")]
+    names = [f"{a + 1}–{b:g}" if a + 1 < b else f"{b}" for a, b in zip(edges, edges[1:-1])] + [f"{edges[-2] + 1} +"]
+    group = pd.cut(terms["iterations"], edges, labels=names).rename("repetitions")
+    sums = terms.groupby(group, observed=True)[["iterations", *columns]].sum()
+    sums.insert(0, "terms", terms.groupby(group, observed=True).size())
+    return sums
+
+
+def sign_test(before: pd.Series, after: pd.Series) -> dict[str, float]:
+    """How many values rose, fell and stayed, and the two-sided p of as many rising as falling (NaN if none moved)."""
+    rose, fell = int((after > before).sum()), int((after < before).sum())
+    p = stats.binomtest(rose, rose + fell).pvalue if rose + fell else float("nan")
+    return {"rose": rose, "fell": fell, "stayed": len(before) - rose - fell, "p": p}

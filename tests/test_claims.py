@@ -14,8 +14,8 @@ from sani import Blacklist, claims, load_corpus, material, study
 from sani.claims import COLUMNS, judge, ledger
 from sani.erasure import TARGETS
 from sani.material import SETTINGS
-from sani.rules import CLAIMS, Values, claims_of, conditions, correlation, readings
-from sani.tables import rarest
+from sani.rules import CLAIMS, Values, claims_of, conditions, readings
+from sani.tables import rarest, spearman
 
 SEEDS = range(5)
 TINY, GPT2, STORIES = SETTINGS["tiny"], SETTINGS["tiny-gpt2"], SETTINGS["tiny-stories"]
@@ -217,7 +217,7 @@ def test_correlation_and_rarest_tenth_by_hand():
     index = pd.MultiIndex.from_product([[0, 1], range(10)], names=["seed", "subset"])
     times = [*range(1, 11), *[1] * 5, *range(2, 7)]
     terms = pd.DataFrame({"iterations": times, "said": [*range(10), *range(10, 0, -1)]}, index=index, dtype=float)
-    assert correlation(terms)[0] == pytest.approx(1.0) and correlation(terms)[1] < 0
+    assert spearman(terms)[0] == pytest.approx(1.0) and spearman(terms)[1] < 0
     assert rarest(terms).tolist() == [True] + [False] * 9 + [True] * 5 + [False] * 5
 
 

@@ -105,3 +105,56 @@ def test_what_the_readme_says_of_other_persons_is_in_the_table():
     readme = " ".join((COMMITTED.parent / "README.md").read_text(encoding="utf-8").split())
     less = table["sani", "utility on other persons", "visible"] < table["base", "utility on other persons", "visible"]
     assert ("the sanitised one is less accurate than the base" in readme) == less
+
+
+TERMS = pd.DataFrame(
+    {"seed": 0, "iterations": [1, 1, 3, 4, 40, 2000], "before": [0, 1, 1, 2, 30, 900], "after 1": [1, 1, 0, 0, 10, 100]}
+)
+
+
+def test_terms_by_repetitions_by_hand():
+    groups = tables.by_repetitions(TERMS, ["before", "after 1"])
+    assert groups.index.tolist() == ["1", "2–3", "4–9", "30–99", "1000 +"]
+    assert groups["terms"].tolist() == [2, 1, 1, 1, 1]
+    assert groups["iterations"].tolist() == [2, 3, 4, 40, 2000]
+    assert groups["before"].tolist() == [1, 1, 2, 30, 900] and groups["after 1"].tolist() == [2, 0, 0, 10, 100]
+
+
+def test_sign_test_by_hand():
+    """One rises, four fall, one stays: p = 2 · (C(5, 0) + C(5, 1)) / 2⁵ = 0.375."""
+    found = tables.sign_test(TERMS["before"], TERMS["after 1"])
+    assert found == pytest.approx({"rose": 1, "fell": 4, "stayed": 1, "p": 0.375})
+    assert pd.isna(tables.sign_test(TERMS["before"], TERMS["before"])["p"])
+
+
+def test_rank_correlation_and_its_interval():
+    found = tables.spearman_interval(TERMS.assign(seed=0), "before", draws=200)
+    assert found["low"] <= found["ρ"] <= found["high"] <= 1 and found["ρ"] == pytest.approx(
+        tables.spearman(TERMS, "before")[0]
+    )
+
+
+def test_numbers_of_terms_follow_their_counts_and_nothing_else():
+    """The blacklist numbers its terms in the order of the alphabet; a table that is shown must not."""
+    shuffled = pd.concat([TERMS.sample(frac=1, random_state=1), TERMS.sample(frac=1, random_state=2).assign(seed=1)])
+    found = tables.numbered(shuffled)
+    assert found["term"].tolist() == [1, 2, 3, 4, 5, 6] * 2
+    assert found["iterations"].tolist() == [2000, 40, 4, 3, 1, 1] * 2 and found["before"].tolist()[4:6] == [1, 0]
+
+
+def test_running_total_of_seeds_with_fewer_terms_goes_on():
+    two = pd.concat([tables.numbered(TERMS), tables.numbered(TERMS.iloc[2:].assign(seed=1))])
+    (_, right) = figures.DRAW["frequency"](two).axes
+    totals = right.get_lines()[0].get_ydata()
+    assert totals[-1] == (934 + 933) / 2 and (totals[1:] >= totals[:-1]).all()
+
+
+def test_generated_terms_are_drawn_from_the_table():
+    rows = [
+        {"prompt": prompt, "method": method, "value": value, "low": value - 1, "high": value + 1, "seeds": 5}
+        for prompt in ("prefix", "nothing") for method, value in (("base", 2.0), ("clm", 40.0), ("sani", 3.0))
+    ]  # fmt: skip
+    drawn = figures.DRAW["generation"](pd.DataFrame(rows))
+    assert "40.0 → 3.0 (prefix)" in drawn._suptitle.get_text()
+    left = drawn.axes[0]
+    assert [line.get_xdata()[0] for line in left.get_lines() if line.get_marker() != "|"] == [2.0, 40.0, 3.0]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import make_corpus, spans
 
-from sani import Blacklist, load_corpus, material, measuring, study
+from sani import Blacklist, load_corpus, load_model, material, measuring, study
 from sani.blocks import tensors
 from sani.material import Setting
 from sani.study import Run
@@ -64,6 +64,64 @@ def test_books_are_taken_by_turns_and_a_single_one_is_split_by_record(tmp_path):
         (folder / f"{name}.txt").unlink()
     corpus, others, _ = material.split(replace(setting, records=2, heldout_records=1), seed=1)
     assert len(corpus) == 2 and len(others) == 1 and not set(corpus["record_id"]) & set(others["record_id"])
+
+
+def test_half_of_the_books_are_held_out(tmp_path):
+    for name in "ABCDEF":
+        (tmp_path / f"{name}.txt").write_text(" ".join(f"{name.lower()}{n}" for n in range(2500)), encoding="utf-8")
+    setting = Setting(
+        use_case="B", corpus="bookcorpus", folder=str(tmp_path), records=5, heldout_records=4, heldout_share=0.5
+    )
+    drawn = set()
+    for seed in range(4):
+        corpus, others, _ = material.split(setting, seed)
+        trained, kept = set(corpus["person_id"]), set(others["person_id"])
+        assert len(trained) == len(kept) == 3 and not trained & kept
+        drawn.add(frozenset(trained))
+    assert len(drawn) > 1
+    with pytest.raises(ValueError, match="3 persons .* too few"):
+        material.halves(corpus)
+
+
+def test_another_text_or_model_makes_other_runs(tmp_path, own):
+    setting = Setting(corpus=own)
+    known = study.folder(setting, 0, Run("mlm"))
+    assert study.folder(setting, 0, Run("mlm")) == known != study.folder(setting, 1, Run("mlm"))
+    with open(own, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"record_id": "late", "text": "Kuno came."}) + "\n")
+    material.inputs.cache_clear()
+    assert study.folder(setting, 0, Run("mlm")) != known
+    one, other = (study.folder(Setting(model=name), 0, Run("mlm")) for name in ("tiny-bert", "tiny-bert-leaky"))
+    assert one != other
+
+
+STORIES = Setting(
+    use_case="B", model="tiny-bert-stories-public", corpus="synthetic-stories", records=12, heldout_records=4,
+    epochs=1, repair_epochs=2, ner="tiny-ner", emotions="synthetic-emotions", emotion_records=30,
+)  # fmt: skip
+
+
+def test_terms_of_a_pretrained_model_add_up_to_what_it_regurgitates():
+    run = Run("repair-only", "mlm")
+    study.complete(STORIES, [0], [Run("mlm"), run], jobs=1, progress=False)
+    found = study.results(STORIES, [0], [Run("mlm"), run])
+    assert sorted(set(found.loc[found["method"] == "repair-only", "epoch"])) == [2, 3]
+    for _, rows in found.groupby(["method", "epoch"]):
+        of_terms = rows[rows["subset"].str.startswith("term ")].groupby("metric")["value"].sum()
+        said = rows[(rows["subset"] == "") & (rows["metric"] == "in_place") & (rows["kind"] == "all")]
+        visible = said.loc[said["context"] == "visible", "value"].item()
+        assert of_terms["said"] == pytest.approx(visible * of_terms["iterations"])
+        assert ((rows["subset"] == "emotions") & (rows["metric"] == "f1_weighted")).sum() == 1
+
+
+def test_a_model_that_has_read_the_text_already_is_unlearned_itself():
+    setting = replace(STORIES, epochs=0, model="tiny-bert-stories", emotions="")
+    runs = study.all_runs(setting)
+    assert {run.method for run in runs} == {"mlm", "logit-filter", "sani", "repair-only", "pruning"}
+    chosen = [Run("mlm"), Run("sani", "mlm", "lm-head")]
+    study.complete(setting, [0], chosen, jobs=1, progress=False)
+    unprotected = study.model_of(setting, 0, Run("mlm"))
+    assert model_fingerprint(unprotected) == model_fingerprint(load_model("tiny-bert-stories")[0])
 
 
 def test_nobody_held_out_is_trained_on():

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from datasets import Dataset, concatenate_datasets
@@ -24,7 +25,7 @@ from ..entities import find_entities
 from ..material import OTHERS, SETTINGS
 from ..paths import runs, weights
 from ..pretraining import ARCHITECTURE, GPT2_ARCHITECTURE, PHASES, pretrain
-from ..runs import commit, run_folder
+from ..runs import commit, fingerprint, run_folder, source_fingerprint
 from . import ner
 
 VOCABULARY = 6000
@@ -106,8 +107,8 @@ def build_stories_public(folder):
 def trained_on(base: str, corpus: Dataset, training: dict, blacklist: Blacklist | None = None):
     """A shipped base model trained on a corpus without protection.
 
-    A row never ends inside a blacklisted term, so with a blacklist its rows are cut as those of the study are. A causal
-    model says by heart much less of a row that begins some tokens earlier or later than the one it was trained on.
+    A row never ends inside a blacklisted term, so with a blacklist its rows are cut as those it is measured on. A
+    causal model says much less by heart of a row that begins some tokens earlier or later than in training.
     """
     model, tokenizer = load_model(base)
     blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
@@ -165,11 +166,11 @@ def measure_stories(model, tokenizer) -> dict[str, float]:
 
 def measure_ner(model, tokenizer) -> dict[str, float]:
     """Precision and recall of `tiny-ner` on the private stories, none of whose names it has read."""
-    folder = runs() / "tiny-ner-measured"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     corpus, _ = stories()
-    return ner.scores(find_entities(corpus, folder, resume=False), corpus)
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return ner.scores(find_entities(corpus, folder, run_dir=Path(folder) / "found"), corpus)
 
 
 class Recipe(NamedTuple):
@@ -245,7 +246,8 @@ def manifest(name: str) -> dict:
 def build(name: str) -> dict:
     """Make one model, measure it, check it against its thresholds and put it in place; returns its manifest."""
     started, recipe = time.monotonic(), RECIPES[name]
-    temporary = runs() / f"{name}.part"
+    # A vocabulary is learned in this folder and found there by a rerun, which must not meet another recipe's.
+    temporary = runs() / f"{name}-{fingerprint(source_fingerprint('pretraining'), recipe.corpus, recipe.setting)}.part"
     temporary.mkdir(parents=True, exist_ok=True)
     model, tokenizer, corpus = recipe.make(temporary)
     shutil.rmtree(temporary / "trainer", ignore_errors=True)
