@@ -162,7 +162,7 @@ def split(setting: Setting, seed: int) -> tuple[Dataset, Dataset, Dataset | None
     corpus = halves(corpus)[setting.half] if setting.half else corpus
     persons = np.random.default_rng(seed).permutation(sorted(set(corpus["person_id"])))
     rank = {person: i for i, person in enumerate(persons.tolist())}
-    person = corpus["person_id"]
+    person = list(corpus["person_id"])
     order = sorted(range(len(corpus)), key=lambda i: (rank[person[i]], i))
     others = {person[i] for i in order[: setting.heldout_records]}
     if setting.heldout_share:
