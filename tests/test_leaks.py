@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from transformers import AutoTokenizer
 
 import sani
+from sani import load_corpus
+from sani.paths import weights
+from sani.weights import build
 
 RUN = """
 import logging, sys
@@ -139,13 +143,23 @@ def test_shipped_vocabulary_holds_no_private_term_but_names_of_public_lists():
     from faker.providers.person.en_US import Provider
 
     listed = {name.lower() for name in (*Provider.first_names, *Provider.last_names)}
-    corpus = sani.load_corpus("synthetic-clinical", records=200, seed=0)
-    blacklist = sani.Blacklist.from_annotations(corpus) | sani.Blacklist.from_rare_words(corpus)
-    terms = {term.lower() for term in blacklist.terms(reveal=True)["term"] if len(term) >= 4}
-    public = " ".join(sani.load_corpus("synthetic-clinical", records=4000, seed=0, split="public")["text"]).lower()
-    words = set(re.findall(r"[^\W_]+", public))
-    assert len(terms) > 1000
+
+    def words(corpora):
+        return {word for corpus in corpora for text in corpus["text"] for word in re.findall(r"[^\W_]+", text.lower())}
+
+    def public(kind, records, seeds):
+        return words(load_corpus(f"synthetic-{kind}", records=records, seed=seed, split="public") for seed in seeds)
+
+    clinical, stories = build.clinical(build.CORPUS["records"]), build.stories()
+    worlds = range(build.NER_WORLDS["first_seed"], build.NER_WORLDS["first_seed"] + build.NER_WORLDS["worlds"])
+    read = {"clinical": public("clinical", 4000, [0]), "stories": public("stories", 4000, [0])}
+    read["ner"] = public("stories", build.NER_WORLDS["records"], worlds)
     for name in sani.models.shipped():
-        _, tokenizer = sani.load_model(name)
-        for piece in (terms & set(tokenizer.get_vocab())) - listed - words:
-            assert any(word.startswith(piece) for word in words | listed), "a private term that is no public piece"
+        kind = next((kind for kind in ("stories", "ner") if kind in name), "clinical")
+        _, blacklist = clinical if kind == "clinical" else stories
+        terms = {term.lower() for term in blacklist.terms(reveal=True)["term"] if len(term) >= 4}
+        assert len(terms) > 300
+        vocabulary = set(AutoTokenizer.from_pretrained(weights() / name).get_vocab())
+        for piece in (terms & {token.lower().lstrip("ġ") for token in vocabulary}) - listed - read[kind]:
+            known = any(word.startswith(piece) for word in read[kind] | listed)
+            assert known, f"{name}: a private term that is no public piece"
