@@ -53,7 +53,7 @@ top: int = 0  # only so many terms, the most frequent; 0 for all
 emotions: str = "synthetic-emotions"  # corpus of the downstream classifier; "" for none
 emotions_folder: str = ""  # where it lies, if not on the Hub
 emotion_records: int = 2000  # of it, at most
-classifier_learning_rate: float = 3.0e-3
+classifier_learning_rate: float = 3.0e-3  # of the classifier
 seed: int = 0  # varies corpus, training and erasure
 jobs: int = 0  # processes side by side; 0: one per core
 

@@ -63,7 +63,7 @@ def frequency(table: pd.DataFrame) -> Figure:
         colour, marker, label = shown[column]
         left.plot(
             table["iterations"] * spread, (table[column] + 0.5) * spread[::-1], linestyle="none", marker=marker,
-            color=colour, markersize=3.5, alpha=0.55, label=label,
+            color=colour, markersize=3.5, alpha=0.55, label=label, rasterized=True,
         )  # fmt: skip
     left.set_xscale("log")
     left.set_yscale("log")
