@@ -1,5 +1,8 @@
 """Tables of the study: means over seeds, where each method ends, and what the figures are drawn from."""
 
+import warnings
+
+import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -203,13 +206,20 @@ def spearman(terms: pd.DataFrame, column: str = "said") -> pd.Series:
 
 
 def spearman_interval(terms: pd.DataFrame, column: str, draws: int = 2000, seed: int = 0) -> dict[str, float]:
-    """Spearman's ρ of iterations and a column over the terms, with its 95 % percentile bootstrap interval."""
+    """Spearman's ρ of iterations and a column over the terms, with its 95 % percentile bootstrap interval.
+
+    ρ is not defined where all values of the column are equal; such resamples, which a column of few counts above 0
+    gives, are left out.
+    """
     pair = (terms["iterations"].to_numpy(), terms[column].to_numpy())
-    found = stats.bootstrap(
-        pair, lambda a, b: stats.spearmanr(a, b).statistic,
-        paired=True, vectorized=False, n_resamples=draws, method="percentile", rng=seed,
-    )  # fmt: skip
-    low, high = found.confidence_interval
+    with warnings.catch_warnings():
+        for kind in (stats.ConstantInputWarning, stats.DegenerateDataWarning):
+            warnings.simplefilter("ignore", kind)
+        found = stats.bootstrap(
+            pair, lambda a, b: stats.spearmanr(a, b).statistic,
+            paired=True, vectorized=False, n_resamples=draws, method="percentile", rng=seed,
+        )  # fmt: skip
+    low, high = np.nanquantile(found.bootstrap_distribution, [0.025, 0.975])
     return {"ρ": stats.spearmanr(*pair).statistic, "low": low, "high": high}
 
 
