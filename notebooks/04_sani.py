@@ -58,6 +58,8 @@ setting = material.Setting(
     learning_rate=learning_rate,
     batch_size=batch_size,
 )
+if not setting.with_gaps:
+    raise ValueError(f"{model}: blacklists with gaps are measured on masked language models; run 03 and 05 instead")
 
 # %% [markdown]
 # ## What is run?

@@ -136,13 +136,19 @@ figures.show("05_memory", "Dot plot by method: regurgitation visible, isolated, 
 # This notebook itself runs on GPT-2 with `papermill -f notebooks/presets/tiny-gpt2.yaml`.
 
 # %%
-figures.show("use_case_a_tiny_gpt2_frame", "Two panels: privacy and utility of GPT-2 over epochs, five seeds.")
+figures.show(
+    "use_case_a_tiny_gpt2_frame", "Two panels: privacy and utility of GPT-2 over epochs, five seeds.", "tiny-gpt2"
+)
 
 # %% [markdown]
 # *GPT-2: privacy (a) and utility (b) by teacher forcing, over fine-tuning and unlearning (grey).*
 
 # %%
-figures.show("use_case_a_tiny_gpt2_generation", "Dot plot: listed terms in 100 free samples, by method, two prompts.")
+figures.show(
+    "use_case_a_tiny_gpt2_generation",
+    "Dot plot: listed terms in 100 free samples, by method, two prompts.",
+    "tiny-gpt2",
+)
 
 # %% [markdown]
 # *GPT-2 writing freely: how many different listed terms come out of 100 samples of 48 tokens, from the first 16 tokens

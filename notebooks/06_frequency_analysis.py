@@ -130,7 +130,11 @@ pd.Series(tables.sign_test(rare["before"], rare[last])).to_frame("rarest terms")
 # verdicts B4–B6 stand in the ledger.
 
 # %%
-figures.show("use_case_b_frequency", "As above over five seeds: terms of all seeds, and means of the running totals.")
+figures.show(
+    "use_case_b_frequency",
+    "As above over five seeds: terms of all seeds, and means of the running totals.",
+    "tiny-stories",
+)
 
 # %%
 totals = {name: int(report.terms["in_place"].sum()) for name, report in reports.items()}

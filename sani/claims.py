@@ -217,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--emotions", type=Path, help="with --books: the emotion corpus, a folder of text;label files")
     parser.add_argument("--name", help="how to call that setting in the ledger (default: the file's name)")
     told = parser.parse_args(arguments)
+    told.seeds = list(dict.fromkeys(told.seeds))
     own = told.corpus or told.books
     for path in filter(None, (told.corpus, told.books, told.emotions)):
         if not path.exists():

@@ -121,7 +121,7 @@ def read_spans(
                 free[span["start"] : span["end"]] = False
                 spans[n].append(span)
         spans[n].sort(key=lambda span: span["start"])
-    wanted = _wanted(classes, sorted({span["type"] for found in spans for span in found}), where)
+    wanted = _wanted(classes, sorted({span["type"] for found in spans for span in found}), where, shown=False)
     return [[s for s in found if s["type"] in wanted and s["score"] >= threshold] for found in spans]
 
 
@@ -191,15 +191,17 @@ def _span(raw, text: str, where: str) -> dict:
     return {"start": span["start"], "end": span["end"], "type": span["type"], "score": float(score)}
 
 
-def _wanted(classes, known: Sequence[str], where) -> set[str]:
-    """The classes asked for, without prefix; all if None."""
+def _wanted(classes, known: Sequence[str], where, shown: bool = True) -> set[str]:
+    """The classes asked for, without prefix; all if None. `shown`: whether an error may name those there are."""
     if classes is None:
         return set(known)
     classes = [classes] if isinstance(classes, str) else classes
     bare = {name: name if name in known else PREFIX.sub("", name, count=1) for name in classes}
     if not bare or not set(bare.values()) <= set(known):
         lost = [name for name in bare if bare[name] not in known] or ["named"]
-        raise ValueError(f"{where}: no class {', '.join(lost)}; it has {', '.join(known) or 'none'}")
+        there = ", ".join(known) or "none"
+        there = there if shown else "others, not shown, since what stands in their place may be text"
+        raise ValueError(f"{where}: no class {', '.join(lost)}; it has {there}")
     return set(bare.values())
 
 

@@ -89,12 +89,12 @@ def highlight(text: str, hits: Iterable) -> HTML:
     return HTML(f'<div style="white-space: pre-wrap; font-family: monospace; font-size: 90%">{marked}</div>')
 
 
-def show(name: str, alt: str) -> Image | Markdown:
-    """A picture of figures/ for a notebook, or how to make it."""
+def show(name: str, alt: str, setting: str = "tiny") -> Image | Markdown:
+    """A picture of figures/ for a notebook, or how the ledger of its setting makes it."""
     path = figures() / f"{name}.png"
     if path.exists():
         return Image(str(path), alt=alt)
-    return Markdown(f"*`figures/{name}.png` is not there yet; `python -m sani.claims` makes it.*")
+    return Markdown(f"*`figures/{name}.png` is not there yet; `python -m sani.claims --setting {setting}` makes it.*")
 
 
 def bars(table: pd.DataFrame) -> Figure:

@@ -207,7 +207,7 @@ def prepare(setting: Setting, seed: int) -> Data:
         except ValueError:  # no name in them
             of_others = blacklist
         corpus, others = _with_hits(corpus, blacklist), _with_hits(others, of_others)
-        resampled = counterfactual(corpus, seed)
+        resampled = counterfactual(corpus, seed) if setting.epochs else None
 
     def blocks(corpus, blacklist):
         return encode(corpus, tokenizer, blacklist, setting.block_size, allow_no_match=True, progress=False)
@@ -221,7 +221,7 @@ def prepare(setting: Setting, seed: int) -> Data:
         model,
         raw=blocks(corpus, blacklist),
         pseudonymized=blocks(pseudonymize(corpus, blacklist), blacklist) if setting.use_case == "A" else None,
-        resampled=blocks(resampled, None) if setting.epochs else None,
+        resampled=blocks(resampled, None) if resampled is not None else None,
         heldout=blocks(others, of_others),
         again=blocks(again, blacklist) if again is not None and setting.with_gaps else None,
         kept_out=np.sort(kept_out),

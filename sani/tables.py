@@ -49,12 +49,14 @@ def add_excess(results: pd.DataFrame) -> pd.DataFrame:
 def endpoints(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of a `summary` at the end of each run with the whole blacklist, and those of the base model.
 
-    Of a table that has been through it already, the same table.
+    Without fine-tuning there is no base model apart from the unprotected one. Of a table that has been through it
+    already, the same table.
     """
     plain = table[(table["missed"] == 0) & (table["kept_out"] == 0)]
     if (plain["method"] == "base").any():
         return plain
-    base = plain[(plain["method"] == objectives(plain)[0]) & (plain["epoch"] == 0)].assign(method="base")
+    trained = plain[plain["method"] == objectives(plain)[0]]
+    base = trained[(trained["epoch"] == 0) & (trained["epoch"].max() > 0)].assign(method="base")
     last = plain.groupby(["method", "start", "target"])["epoch"].transform("max")
     return pd.concat([base, plain[plain["epoch"] == last]], ignore_index=True)
 
@@ -148,20 +150,22 @@ def contexts_table(table: pd.DataFrame) -> pd.DataFrame:
 def generation_table(table: pd.DataFrame) -> pd.DataFrame:
     """Listed terms that come out of free generation: a row per prompt (prefix, nothing) and model."""
     ends = endpoints(table)
-    raw, _, spared = objectives(table)
+    raw, pseudonymized, spared = objectives(table)
     rows = []
     for prompt in ("prefix", "nothing"):
         for method in (
             "base",
             "counterfactual",
             raw,
+            pseudonymized,
             spared,
+            "logit-filter",
             "retrain-at-equal-cost",
             "repair-only",
             "pruning",
             "sani",
         ):
-            start = {"start": raw} if method in ("repair-only", "pruning", "sani") else {}
+            start = {"start": raw} if method in ("logit-filter", "repair-only", "pruning", "sani") else {}
             target = {"target": "lm-head"} if method == "sani" else {}
             found = pick(ends, "terms", "all", prompt, "generated", method=method, **start, **target)
             for row in found[["value", "low", "high", "seeds"]].to_dict("records"):

@@ -163,11 +163,12 @@ def test_ledger_of_gpt2():
 
 
 def made_up_stories(
-    said=(0.3, 0.1, 0.06, 0.05, 0.04), repaired=(0.2, 0.15, 0.13, 0.12), f1=0.8, change=0.002, rare=1.0
+    said=(0.3, 0.1, 0.06, 0.05, 0.04), repaired=(0.2, 0.15, 0.13, 0.12), f1=0.8, change=0.002, rare=1.0, often=1
 ):
     """Results of use case B in which B1–B6 hold: 40 terms that stand 1, 2, 4, … times, the rarest said more often.
 
-    said: regurgitation after 0…4 epochs of SANI (and pruning); repaired: after 1…4 of repair-only.
+    said: regurgitation after 0…4 epochs of SANI (and pruning); repaired: after 1…4 of repair-only. often: power of the
+    repetitions that the number of times a term is said follows.
     """
     end, rows = STORIES.epochs, []
     for run, seed in itertools.product(study.all_runs(STORIES), SEEDS):
@@ -183,7 +184,7 @@ def made_up_stories(
             rows.append(head | {"metric": "f1_weighted", "subset": "emotions", "value": f1_now})
             for term in range(40):
                 times = 2 ** (term // 4)
-                count = rare * (run.start != "") if term < 4 else round(value * times)
+                count = rare * (run.start != "") if term < 4 else round(1000 * value * times**often)
                 named = head | {"subset": f"term {term}", "kind": "all"}
                 rows.append(named | {"metric": "iterations", "value": times})
                 rows.append(named | {"metric": "said", "value": count})
@@ -203,14 +204,14 @@ def test_ledger_of_the_pretrained():
         ("B1", {"said": (0.3, 0.1, 0.06, 0.05, 0.08)}),  # rises again
         ("B2", {"repaired": (0.2, 0.15, 0.05, 0.12)}),  # once below
         ("B3", {"change": -0.02}),
-        ("B4", {"said": (0.0, 0.0, 0.0, 0.0, 0.0), "rare": -1.0}),
+        ("B4", {"often": -1}),
         ("B5", {"said": (0.3, 0.1, 0.2, 0.05, 0.04)}),
         ("B6", {"rare": 0.0}),
     ],
 )
 def test_each_claim_of_the_pretrained_can_be_contradicted(claim, change):
     found = verdicts(ledger(made_up_stories(**change), STORIES))
-    assert {v for (c, _), v in found.items() if c == claim} <= {"contradicted", "undecided"}
+    assert {v for (c, _), v in found.items() if c == claim} == {"contradicted"}
 
 
 def test_correlation_and_rarest_tenth_by_hand():
@@ -254,12 +255,19 @@ def test_margins_are_those_of_the_paper_restated():
     margins = {
         (c, x.sign, x.margin) for s in (TINY, GPT2, STORIES) for c in claims_of(s) for x in conditions(c, s, "lm-head")
     }
-    assert {
+    of_the_pretrained = {
         ("B1", ">=", 0.0),
+        ("B1", "<=", 0.005),
         ("B2", ">", 0.0),
+        ("B2", "<=", 0.02),
         ("B3", "<=", 0.01),
         ("B4", ">", 0.0),
+        ("B5", ">", 0.0),
+        ("B5", ">", 0.5),
         ("B6", ">", 0.0),
+    }
+    assert {margin for margin in margins if margin[0].startswith("B")} == of_the_pretrained
+    assert {
         ("A9", "within", 0.02),
         ("A1", ">", 0.02),
         ("A3", "<=", 0.02),
@@ -353,7 +361,7 @@ def small_study(monkeypatch, home):
 
 def test_the_command_makes_runs_ledger_figures_and_readme(home, monkeypatch, capsys):
     small_study(monkeypatch, home)
-    claims.main(["--seeds", "3", "--jobs", "1"])
+    claims.main(["--seeds", "3", "3", "--jobs", "1"])
     told = capsys.readouterr().out
     assert f"{len(study.all_runs(TINY))} runs made" in told and "undecided" in told
     table = pd.read_csv(home / "figures" / "claims.csv")

@@ -537,6 +537,13 @@ def test_bad_files_of_spans(tmp_path):
         assert "Zanzibarian" not in str(caught.value)
 
 
+def test_text_in_the_place_of_a_class_is_not_told():
+    corpus = make_corpus(["Zanzibarius left."])
+    with pytest.raises(ValueError, match="spans: no class PER; it has others") as caught:
+        Blacklist.from_spans(corpus, [[[0, 11, "Zanzibarius"]]], classes=["PER"])
+    assert "Zanzibarius" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -569,7 +576,7 @@ def test_nothing_found_says_what_was_asked(ner):
         Blacklist.from_ner(corpus, ner, classes=["LOC"], threshold=0.9)
     with pytest.raises(ValueError, match="no span of any class has a score of at least 0.5"):
         Blacklist.from_spans(corpus, {"r0": [{"start": 0, "end": 3, "type": "PER", "score": 0.4}]}, threshold=0.5)
-    with pytest.raises(ValueError, match="no class LOC; it has PER"):
+    with pytest.raises(ValueError, match="no class LOC; it has others"):
         Blacklist.from_spans(corpus, {"r0": [[0, 3, "PER"]]}, classes="LOC")
     with pytest.raises(ValueError, match="no text to find entities in: 2 records, all empty"):
         find_entities(make_corpus(["", " \n"]), ner)

@@ -76,6 +76,7 @@ def test_presets_set_what_the_notebooks_declare(path):
     """A misspelt name would only warn in papermill; the tiny preset is the notebooks' defaults."""
     preset = yaml.safe_load(path.read_text(encoding="utf-8"))
     names = ("08_pretrained",) if path.stem.endswith("pretrained") else ("03_fine_tune", "04_sani", "05_baselines")
+    names = [name for name in names if "gpt" not in path.stem or name != "04_sani"]  # which refuses causal models
     declared = {name: parameters(FOLDER / f"{name}.ipynb") for name in names}
     for known in declared.values():
         assert preset.keys() <= known.keys()
@@ -98,11 +99,12 @@ def test_the_defaults_of_08_are_the_setting_of_the_ledger():
     assert {key: value for key, value in known.items() if key not in ("seed", "jobs")} == setting
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_runs_with_reduced_parameters(name, tmp_path):
+@pytest.mark.parametrize("name, preset", [*((name, None) for name in NAMES), ("05_baselines", "tiny-gpt2")])
+def test_runs_with_reduced_parameters(name, preset, tmp_path):
     """papermill prepares, nbval executes every cell and fails on any error."""
     prepared = tmp_path / f"{name}.ipynb"
-    papermill.execute_notebook(FOLDER / f"{name}.ipynb", prepared, SMOKE[name], prepare_only=True)
+    values = yaml.safe_load((FOLDER / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")) if preset else {}
+    papermill.execute_notebook(FOLDER / f"{name}.ipynb", prepared, values | SMOKE[name], prepare_only=True)
     environment = os.environ | {"SANI_HOME": str(tmp_path / "home")}
     command = [
         sys.executable,
