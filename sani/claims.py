@@ -44,7 +44,7 @@ BOOK_PHASES = (
     {"block_size": 128, "epochs": 6, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
 )
 BOOKS = Setting(
-    use_case="B", corpus="bookcorpus", half="private", records=85, heldout_records=40, heldout_share=0.5, epochs=64,
+    use_case="B", corpus="bookcorpus", half="private", records=85, heldout_records=40, heldout_share=0.5, epochs=32,
     repair_epochs=4, min_count=2, top=380, emotion_records=4000,
 )  # fmt: skip
 COLUMNS = ["id", "claim", "rule", "margin", "setting", "reading", "mean", "sd", "low", "high", "seeds", "verdict"]
