@@ -24,7 +24,7 @@
 #   ledger of claims over five seeds.
 # - **Needs** the models of 03 and 04, which are made when they are not there.
 # - **Writes** `figures/05_frame`, `05_tradeoff` and `05_memory` (`.csv .svg .png`).
-# - **Takes** about 9 minutes and 2 GB on two cores from nothing; nothing when the runs are there. The ledger is a
+# - **Takes** about 8 minutes and 2 GB on two cores from nothing; nothing when the runs are there. The ledger is a
 #   command of its own: `python -m sani.claims`.
 
 # %% tags=["parameters"]

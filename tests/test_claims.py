@@ -282,9 +282,8 @@ def test_readme_says_what_the_ledger_says():
     table = pd.read_csv(ROOT / "figures" / "claims.csv")
     assert list(table.columns) == COLUMNS
     assert set(table["verdict"]) <= {"holds", "contradicted", "undecided"}
-    made = set(table["setting"])
-    assert set(SETTINGS) - made == {"tiny-gpt2"} and set(CLAIMS) - set(table["id"]) == {"A9"}, "the README says so"
-    for name in made & set(SETTINGS):
+    assert set(CLAIMS) <= set(table["id"])
+    for name in SETTINGS:
         assert set(claims_of(SETTINGS[name])) <= set(table.loc[table["setting"] == name, "id"])
         assert (table.loc[table["setting"] == name, "seeds"] >= 5).all()
     text = (ROOT / "README.md").read_text(encoding="utf-8")
