@@ -141,28 +141,16 @@ figures.show(
 )
 
 # %% [markdown]
-# *GPT-2: privacy (a) and utility (b) by teacher forcing, over fine-tuning and unlearning (grey).*
-
-# %%
-figures.show(
-    "use_case_a_tiny_gpt2_generation",
-    "Dot plot: listed terms in 100 free samples, by method, two prompts.",
-    "tiny-gpt2",
-)
-
-# %% [markdown]
-# *GPT-2 writing freely: how many different listed terms come out of 100 samples of 48 tokens, from the first 16 tokens
-# of records (left) and from nothing (right).*
+# *GPT-2: privacy (a) and utility (b) by teacher forcing, over fine-tuning and unlearning (grey).* Its free generation is
+# in [the README](../README.md#on-gpt-2).
 #
 # ## Five seeds, and the verdicts
 # The same frame over five seeds, each with a corpus, a training and an erasure of its own; and the paper's claims,
-# judged by rules that were written down before the runs (`sani/rules.py`).
+# judged by rules that were written down before the runs (`sani/rules.py`). The trade-off over five seeds is
+# [a figure of its own](../figures/use_case_a_tradeoff.png).
 
 # %%
 figures.show("use_case_a_frame", "As the figure of four panels above, means over five seeds with 95 % intervals.")
-
-# %%
-figures.show("use_case_a_tradeoff", "As the trade-off above, means over five seeds with 95 % intervals.")
 
 # %%
 ledger = figures_folder() / "claims.csv"
