@@ -2,10 +2,11 @@
 
 import csv
 import re
-import unicodedata
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,19 +14,15 @@ import pandas as pd
 from datasets import Dataset
 
 from .entities import annotate, capitalized, find_entities, read_spans
+from .matching import WORD, Key, Matcher, compose, fold, key_of
 from .runs import fingerprint, replacing
 
 KINDS = ("direct", "indirect", "confidential")  # strongest first
 AMBIGUOUS = ("span", "everywhere")
 LONGEST = 12  # words of an annotated span that are taken as one term
 
-# A word (letters and digits, with combining marks) or one other character; no hyphens or underscores, which
-# separate words like white space does, so that "Jean-Pierre" and "Jean Pierre" are one term.
-ATOM = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*|[^\w\s\-\u00ad\u2010-\u2015]")
-WORD = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*")
 # A word written by itself: "smith" in "smith@example.org" does not make a name a common word.
 ALONE = re.compile(r"(?<!\S)[^\W_]+(?=[\s.,;:!?)]|$)")
-Key = tuple[str, ...]
 
 
 class Hit(NamedTuple):
@@ -36,16 +33,6 @@ class Hit(NamedTuple):
     term_id: int
     kind: str
     gold: bool
-
-
-@lru_cache(maxsize=1 << 18)
-def _fold(word: str) -> str:
-    return unicodedata.normalize("NFKC", word).casefold()
-
-
-@lru_cache(maxsize=1 << 18)
-def _compose(word: str) -> str:
-    return unicodedata.normalize("NFKC", word)
 
 
 def is_number(key: Key) -> bool:
@@ -101,8 +88,8 @@ class Blacklist:
                             annotated[key] += 1
             if ambiguous == "span":
                 rest = _outside(text, spans)
-                outside.update(map(_fold, WORD.findall(rest)))
-                lower.update(_fold(word) for word in set(ALONE.findall(rest)) if word.islower())
+                outside.update(map(fold, WORD.findall(rest)))
+                lower.update(fold(word) for word in set(ALONE.findall(rest)) if word.islower())
         if not annotated:
             raise ValueError(
                 "the corpus has no annotated identifiers to make a blacklist of; "
@@ -111,14 +98,14 @@ class Blacklist:
         if ambiguous == "span":
             for key, (text, kind, _) in list(blacklist._entries.items()):
                 common = len(key) == 1 and (
-                    len(key[0]) < 3 or _fold(key[0]) in lower or outside[_fold(key[0])] > annotated[key]
+                    len(key[0]) < 3 or fold(key[0]) in lower or outside[fold(key[0])] > annotated[key]
                 )
                 blacklist._entries[key] = (text, kind, not (common or is_number(key)))
         kept = [key for key in sorted(annotated, key=lambda key: (-annotated[key], key)) if annotated[key] >= min_count]
         if not kept:
             raise ValueError(f"min_count={min_count}: no term has more than {max(annotated.values())} spans; lower it")
         if min_share:
-            ids, hits = blacklist._index[0], Counter()
+            ids, hits = blacklist._ids, Counter()
             for found in blacklist.find_all(corpus):
                 hits.update((hit.term_id, hit.gold) for hit in found)
             kept = [k for k in kept if hits[ids[k], True] >= min_share * (hits[ids[k], True] + hits[ids[k], False])]
@@ -177,10 +164,10 @@ class Blacklist:
         direct: set[str] = set()
         for text, person, spans in zip(corpus["text"], corpus["person_id"], corpus["identifiers"]):
             spans = [span for span in spans if span["kind"] != "indirect"]
-            direct.update(_fold(word) for s in spans for word in WORD.findall(text[s["start"] : s["end"]]))
+            direct.update(fold(word) for s in spans for word in WORD.findall(text[s["start"] : s["end"]]))
             for word in set(WORD.findall(_outside(text, spans))):
                 if sum(c.isalpha() for c in word) > 1:
-                    folded = _fold(word)
+                    folded = fold(word)
                     surface.setdefault(folded, word)
                     if len(persons[folded]) < k:
                         persons[folded].add(person)
@@ -238,26 +225,28 @@ class Blacklist:
         if key:
             text, old_kind, old_everywhere = self._entries.get(key, (" ".join(term.split()), kind, everywhere))
             self._entries[key] = (text, min(kind, old_kind, key=KINDS.index), everywhere or old_everywhere)
-            self.__dict__.pop("_index", None)
+            for made in ("_ids", "_matcher", "_kinds"):
+                self.__dict__.pop(made, None)
         return key or None
 
     def key(self, term: str) -> Key:
         """The words a term is matched by, without punctuation at its ends; () if there is no letter or digit."""
-        normal = _compose if self.case_sensitive else _fold
-        atoms = [normal(atom) for atom in ATOM.findall(term)]
-        words = [i for i, atom in enumerate(atoms) if atom[0].isalnum()]
-        return tuple(atoms[words[0] : words[-1] + 1]) if words else ()
+        return key_of(term, compose if self.case_sensitive else fold)
 
     # --- what is in it
 
     @cached_property
-    def _index(self) -> tuple[dict[Key, int], dict[str, list[int]]]:
-        ids = {key: i for i, key in enumerate(sorted(self._entries))}
-        lengths: dict[str, set[int]] = defaultdict(set)
-        for key, (_, _, everywhere) in self._entries.items():
-            if everywhere:
-                lengths[key[0]].add(len(key))
-        return ids, {first: sorted(n, reverse=True) for first, n in lengths.items()}
+    def _ids(self) -> dict[Key, int]:
+        return {key: i for i, key in enumerate(sorted(self._entries))}
+
+    @cached_property
+    def _matcher(self) -> Matcher:
+        everywhere = {key: i for key, i in self._ids.items() if self._entries[key][2]}
+        return Matcher(everywhere, compose if self.case_sensitive else fold)
+
+    @cached_property
+    def _kinds(self) -> list[str]:
+        return [self._entries[key][1] for key in self._ids]
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -286,15 +275,14 @@ class Blacklist:
 
     def terms(self, reveal: bool = False) -> pd.DataFrame:
         """A row per term: term_id, kind, words, match; with `reveal=True` the term itself."""
-        ids, _ = self._index
-        entries = ((i, key, *self._entries[key]) for key, i in ids.items())
+        entries = ((i, key, *self._entries[key]) for key, i in self._ids.items())
         rows = [(i, kind, len(key), AMBIGUOUS[everywhere], text) for i, key, text, kind, everywhere in entries]
         table = pd.DataFrame(rows, columns=["term_id", "kind", "words", "match", "term"])
         return table if reveal else table.drop(columns="term")
 
     def ids(self, other: "Blacklist") -> list[int]:
         """The term ids, in this blacklist, of the terms that another one holds too."""
-        return [i for key, i in self._index[0].items() if key in other._entries]
+        return [i for key, i in self._ids.items() if key in other._entries]
 
     def without(self, share: float, seed: int = 0) -> "Blacklist":
         """This blacklist with a random share of its terms missing; a smaller share of the same seed is among them.
@@ -340,23 +328,15 @@ class Blacklist:
 
     def find(self, text: str, identifiers: Iterable[Mapping] = ()) -> list[Hit]:
         """The terms in a text: sorted, disjoint spans. `identifiers` are the record's annotated spans, if any."""
-        ids, lengths = self._index
         gold = sorted((span["start"], span["end"]) for span in identifiers)
+        starts, reach = [start for start, _ in gold], list(accumulate((end for _, end in gold), max))
         found = []
         for start, end in gold:
-            if (term_id := ids.get(key := self.key(text[start:end]))) is not None:
-                found.append(Hit(start, end, term_id, self._entries[key][1], True))
-        if lengths:
-            normal = _compose if self.case_sensitive else _fold
-            atoms = [(match.start(), match.end(), normal(match.group())) for match in ATOM.finditer(text)]
-            words = [word for _, _, word in atoms]
-            for i, word in enumerate(words):
-                for length in lengths.get(word, ()):
-                    key = tuple(words[i : i + length])
-                    if len(key) == length and key in ids and self._entries[key][2]:
-                        start, end = atoms[i][0], atoms[i + length - 1][1]
-                        on_gold = any(s <= start and end <= e for s, e in gold)
-                        found.append(Hit(start, end, ids[key], self._entries[key][1], on_gold))
+            if (term_id := self._ids.get(self.key(text[start:end]))) is not None:
+                found.append(Hit(start, end, term_id, self._kinds[term_id], True))
+        for start, end, term_id in self._matcher.find(text):
+            before = bisect_right(starts, start)
+            found.append(Hit(start, end, term_id, self._kinds[term_id], before > 0 and reach[before - 1] >= end))
         annotated = set(gold)
         found.sort(key=lambda h: (KINDS.index(h.kind), (h.start, h.end) not in annotated, h.start - h.end, h.start))
         taken: list[Hit] = []

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from datasets import Dataset, DatasetInfo, Features, Sequence, Value
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .blacklists import KINDS, Blacklist
+from . import alignment
+from .blacklists import KINDS, Blacklist, Hit
 from .paths import runs
 from .runs import fingerprint, private_folder, publish, source_fingerprint
 
@@ -29,67 +30,46 @@ COLUMNS = {
     "record_ids": "int32",
     "gold": "int8",
 }
+CHARACTERS = 1 << 20  # encoded at once
 CODES = {kind: code for code, kind in enumerate(KINDS, start=1)}
-
-# Every character that is not white space belongs to exactly one word: letters and digits, or one other character.
-WORD = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*|\S")
-
-
-def align(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids (n,) of a text without special tokens, and character offsets (n, 2) trimmed of white space, int64.
-
-    The offsets cover every character that the tokenizer keeps; two tokens share one only when both are pieces of it.
-    """
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids = np.asarray(encoding["input_ids"], dtype=np.int64)
-    return ids, _trim(text, np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2))
-
-
-def _trim(text: str, offsets: np.ndarray) -> np.ndarray:
-    """Move both ends of each offset past white space; a token of white space alone keeps its own."""
-    space = np.fromiter((c.isspace() for c in text), dtype=bool, count=len(text))
-    where = np.arange(len(text))
-    after = np.minimum.accumulate(np.where(space, len(text), where)[::-1])[::-1]  # next other character, from each
-    before = np.maximum.accumulate(np.where(space, -1, where))  # last other character, up to each
-    starts, ends = offsets.T
-    new_starts = np.append(after, len(text))[starts]
-    new_ends = np.concatenate(([-1], before))[ends] + 1
-    blank = new_starts >= new_ends
-    return np.stack((np.where(blank, starts, new_starts), np.where(blank, ends, new_ends)), axis=1)
-
-
-def _words(text: str, offsets: np.ndarray) -> np.ndarray:
-    """The word (index) of each token; words that a token spans together count as one."""
-    if len(offsets) == 0:
-        return np.zeros(0, dtype=np.int64)
-    spans = np.array([match.span() for match in WORD.finditer(text)], dtype=np.int64).reshape(-1, 2)
-    starts, ends = offsets.T
-    first = np.searchsorted(spans[:, 1], starts, side="right")
-    last = np.searchsorted(spans[:, 0], ends - 1, side="right") - 1
-    joined = np.zeros(len(spans) + 1, dtype=bool)
-    for a, b in zip(first[last > first], last[last > first]):
-        joined[a + 1 : b + 1] = True
-    group = np.cumsum(~joined)
-    # White space alone stands between two words: a word of its own.
-    return np.where(last < first, -1 - first, group[np.minimum(first, len(spans))])
 
 
 def _changes(values: np.ndarray) -> np.ndarray:
     return np.concatenate(([True], values[1:] != values[:-1]))[: len(values)]
 
 
-def _encode_record(text, ids, offsets, hits, record: int) -> np.ndarray:
-    """One record as an array (columns, tokens): id, new word?, new unit?, sensitive, term, gold, record."""
-    offsets = _trim(text, offsets)
-    spans = np.array([(h.start, h.end) for h in hits], dtype=np.int64).reshape(-1, 2)
+def _encode_records(texts: list[str], first: int, tokenizer, hits: list[list[Hit]], separator: int) -> np.ndarray:
+    """Records as one array (columns, tokens): id, new word?, new unit?, sensitive, term, gold, record.
+
+    Between two of them, and before all but the corpus's first, stands a separator, of no record.
+    """
+    encoding = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    counts = np.array([len(ids) for ids in encoding["input_ids"]])
+    bases = np.cumsum([0, *(len(text) + 1 for text in texts)])[:-1]  # white space parts the texts
+    ids = np.fromiter(chain.from_iterable(encoding["input_ids"]), dtype=np.int64, count=counts.sum())
+    ends = chain.from_iterable(chain.from_iterable(encoding["offset_mapping"]))
+    offsets = np.fromiter(ends, dtype=np.int64, count=2 * counts.sum()).reshape(-1, 2)
+    offsets += np.repeat(bases, counts)[:, None]
+    of_character = alignment.kinds("\n".join(texts))
+    offsets = alignment.trim(of_character, offsets)
+    words = alignment.words(of_character, offsets)
+    found = [
+        (base + h.start, base + h.end, CODES[h.kind], h.term_id, h.gold)
+        for base, of_text in zip(bases.tolist(), hits)
+        for h in of_text
+    ]
+    table = np.array([*found, (0, 0, 0, -1, 0)], dtype=np.int64)
+    spans = table[:-1, :2]
     index = np.searchsorted(spans[:, 1], offsets[:, 0], side="right")
     inside = index < len(spans)
     inside[inside] = spans[index[inside], 0] < offsets[inside, 1]
-    table = np.array([(CODES[h.kind], h.term_id, h.gold) for h in hits] + [(0, -1, 0)], dtype=np.int64)
-    sensitive, term, gold = table[np.where(inside, index, len(hits))].T
-    words = _words(text, offsets)
-    units = np.where(inside, len(text) + 1 + index, words)
-    return np.stack((ids, _changes(words), _changes(units), sensitive, term, gold, np.full(len(ids), record)))
+    sensitive, term, gold = table[np.where(inside, index, len(spans)), 2:].T
+    units = np.where(inside, len(of_character) + 1 + index, words)
+    records = np.repeat(first + np.arange(len(texts)), counts)
+    new = _changes(records)
+    stream = np.stack((ids, _changes(words) | new, _changes(units) | new, sensitive, term, gold, records))
+    starts = (np.cumsum(counts) - counts)[(1 if first == 0 else 0) :]
+    return np.insert(stream, starts, np.array([[separator], [1], [1], [-1], [-1], [-1], [-1]]), axis=1)
 
 
 def _pack(stream: np.ndarray, capacity: int, last: bool) -> Iterator[tuple[int, int]]:
@@ -139,8 +119,10 @@ def _rows(stream, bounds, block_size, special, next_ids) -> dict[str, np.ndarray
 def corpus_fingerprint(corpus: Dataset) -> str:
     """16 hex digits that change with any text, person or annotated span of a corpus."""
     digest = hashlib.sha256()
-    for row in corpus:
-        digest.update(json.dumps([row[name] for name in ("text", "record_id", "person_id", "identifiers")]).encode())
+    names = ["text", "record_id", "person_id", "identifiers"]
+    for batch in corpus.select_columns(names).iter(batch_size=256):
+        for row in zip(*(batch[name] for name in names)):
+            digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
 
 
@@ -219,7 +201,6 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int | Non
 
 def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dict[str, int]:
     """Write blocks.arrow and return the totals."""
-    texts, identifiers = corpus["text"], corpus["identifiers"]
     begin, separator, end = special_ids(tokenizer)
     special = (begin, end, tokenizer.pad_token_id)
     capacity = block_size - (1 if end is None else 2)
@@ -227,35 +208,40 @@ def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dic
     next_ids = {"word_ids": 0, "unit_ids": 0}
     totals = {"tokens": 0, "matched": 0, "sensitive_tokens": 0, "trainable": False}
     carry = np.zeros((7, 0), dtype=np.int64)
-    bar = tqdm(total=len(texts), desc="encode", unit="record", delay=2, disable=not progress, leave=False)
+    bar = tqdm(total=len(corpus), desc="encode", unit="record", delay=2, disable=not progress, leave=False)
     schema = features.arrow_schema
     with bar, pa.OSFile(str(temporary / "blocks.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for first in range(0, len(texts), 512):
-            batch = list(texts[first : first + 512])
-            encoding = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            pieces = [carry]
-            for i, text in enumerate(batch):
-                record = first + i
-                hits = blacklist.find(text, identifiers[record])
-                totals["matched"] += len(hits)
-                totals["trainable"] = totals["trainable"] or _leaves_words(text, hits)
-                ids = np.asarray(encoding["input_ids"][i], dtype=np.int64)
-                offsets = np.asarray(encoding["offset_mapping"][i], dtype=np.int64).reshape(-1, 2)
-                piece = _encode_record(text, ids, offsets, hits, record)
-                _check_terms(piece, capacity, corpus["record_id"][record] if len(hits) else "")
-                totals["tokens"] += piece.shape[1]
-                totals["sensitive_tokens"] += int((piece[3] > 0).sum())
-                if record:
-                    pieces.append(np.array([[separator], [1], [1], [-1], [-1], [-1], [-1]]))
-                pieces.append(piece)
-            stream = np.concatenate(pieces, axis=1)
-            bounds = list(_pack(stream, capacity, last=first + 512 >= len(texts)))
+        for first, texts, identifiers in _batches(corpus):
+            hits = list(map(blacklist.find, texts, identifiers))
+            totals["matched"] += sum(map(len, hits))
+            totals["trainable"] = totals["trainable"] or any(map(_leaves_words, texts, hits))
+            stream = _encode_records(texts, first, tokenizer, hits, separator)
+            _check_terms(stream, capacity, corpus)
+            totals["tokens"] += int((stream[6] >= 0).sum())
+            totals["sensitive_tokens"] += int((stream[3] > 0).sum())
+            stream = np.concatenate((carry, stream), axis=1)
+            bounds = list(_pack(stream, capacity, last=first + len(texts) >= len(corpus)))
             carry = stream[:, bounds[-1][1] :] if bounds else stream
             bounds = [b for b in (_without_separators(stream, *b) for b in bounds) if b[0] < b[1]]
             if bounds:
                 writer.write_batch(_batch(_rows(stream, bounds, block_size, special, next_ids), schema))
-            bar.update(len(batch))
+            bar.update(len(texts))
     return totals | {"units": next_ids["unit_ids"]}
+
+
+def _batches(corpus: Dataset) -> Iterator[tuple[int, list[str], list[list[dict]]]]:
+    """(index of the first, texts, annotated spans) of successive records: as many as hold CHARACTERS, at least one."""
+    first, texts, identifiers, size = 0, [], [], 0
+    for batch in corpus.select_columns(["text", "identifiers"]).iter(batch_size=256):
+        for text, spans in zip(batch["text"], batch["identifiers"]):
+            if texts and size + len(text) > CHARACTERS:
+                yield first, texts, identifiers
+                first, texts, identifiers, size = first + len(texts), [], [], 0
+            texts.append(text)
+            identifiers.append(spans)
+            size += len(text)
+    if texts:
+        yield first, texts, identifiers
 
 
 def _info(tokenizer, blacklist, block_size, totals) -> dict:
@@ -335,13 +321,14 @@ def _check(tokenizer, block_size: int) -> None:
         raise ValueError(f"block_size={block_size} is out of range: 8 to {limit} (the tokenizer's model_max_length)")
 
 
-def _check_terms(piece: np.ndarray, capacity: int, record_id: str) -> None:
-    starts = np.flatnonzero(piece[2])
-    lengths = np.diff(np.append(starts, piece.shape[1]))
-    too_long = (lengths > capacity) & (piece[3, starts] > 0)
+def _check_terms(stream: np.ndarray, capacity: int, corpus: Dataset) -> None:
+    starts = np.flatnonzero(stream[2])
+    lengths = np.diff(np.append(starts, stream.shape[1]))
+    too_long = (lengths > capacity) & (stream[3, starts] > 0)
     if too_long.any():
+        record_id = corpus[int(stream[6, starts[too_long][0]])]["record_id"]
         raise ValueError(
-            f"record {record_id!r} holds a blacklisted term of {lengths[too_long].max()} tokens, longer than a row "
+            f"record {record_id!r} holds a blacklisted term of {lengths[too_long][0]} tokens, longer than a row "
             f"({capacity} tokens of text); raise block_size or shorten the term"
         )
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from .drawings import LABELS, STYLE, contexts, fine_tune, frame, memory, recall, sani, tradeoff
 from .evaluation import Report
 from .paths import figures
-from .pretrained_drawings import frequency, generation, unlearning
+from .pretrained_drawings import cost, frequency, generation, unlearning
 
 SETTINGS = {"svg.hashsalt": "sani", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -89,12 +89,13 @@ def highlight(text: str, hits: Iterable) -> HTML:
     return HTML(f'<div style="white-space: pre-wrap; font-family: monospace; font-size: 90%">{marked}</div>')
 
 
-def show(name: str, alt: str, setting: str = "tiny") -> Image | Markdown:
-    """A picture of figures/ for a notebook, or how the ledger of its setting makes it."""
+def show(name: str, alt: str, setting: str = "tiny", command: str = "") -> Image | Markdown:
+    """A picture of figures/ for a notebook, or the command that makes it: by default the ledger of its setting."""
     path = figures() / f"{name}.png"
     if path.exists():
         return Image(str(path), alt=alt)
-    return Markdown(f"*`figures/{name}.png` is not there yet; `python -m sani.claims --setting {setting}` makes it.*")
+    command = command or f"python -m sani.claims --setting {setting}"
+    return Markdown(f"*`figures/{name}.png` is not there yet; `{command}` makes it.*")
 
 
 def bars(table: pd.DataFrame) -> Figure:
@@ -125,6 +126,7 @@ DRAW = {
     "unlearning": unlearning,
     "frequency": frequency,
     "generation": generation,
+    "cost": cost,
 }
 
 
@@ -141,7 +143,7 @@ def redraw(name: str, folder: Path | None = None) -> Figure:
     folder = figures() if folder is None else folder
     draw = next(draw for ending, draw in DRAW.items() if name.endswith(ending))
     table = pd.read_csv(folder / f"{name}.csv")
-    empty = [c for c in ("start", "target", "subset") if c in table]
+    empty = [c for c in ("start", "target", "subset", "scope") if c in table]
     figure = draw(table.astype(dict.fromkeys(empty, object)).fillna(dict.fromkeys(empty, "")))
     with matplotlib.rc_context(SETTINGS):
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -80,8 +81,12 @@ def logits_at(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor,
 
     A causal model predicts a position from the one before it, so the first of a row cannot be chosen.
     """
+    return head_logits(model, hidden_states(model, input_ids, attention_mask), chosen)
+
+
+def head_logits(model: PreTrainedModel, hidden: Tensor, chosen: Tensor) -> Tensor:
+    """As `logits_at`, from last hidden states (batch, length, hidden)."""
     where = family(model)
-    hidden = hidden_states(model, input_ids, attention_mask)
     return where.head(model, hidden[:, :-1][chosen[:, 1:]] if where.causal else hidden[chosen])
 
 
@@ -179,6 +184,11 @@ def _check_folder(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if "auto_map" in config:
         raise ValueError(f"{folder}: its config.json asks to run code of its own (auto_map), which is refused")
+
+
+def processes() -> PartialState:
+    """Which of the processes of `accelerate launch` or `torchrun` this is; without an accelerator they use gloo."""
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def clone(model: PreTrainedModel) -> PreTrainedModel:

@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 
 from . import blocks as blocks_
 from .blacklists import KINDS
-from .masking import attended, uniform
-from .models import family, logits_at
+from .masking import OBJECTIVES, attended, uniform
+from .models import family, hidden_states, logits_at, processes
 
 FOLDS = math.ceil(1 / 0.15)
 LOGITS = 1 << 27  # at once, for a causal model, which is asked for every token of a row: half a gigabyte
@@ -84,11 +84,11 @@ def predict(model, columns, units, tokens, folds, blocks, batch_size, progress, 
         if len(rows)
     ]
     banned = getattr(model, "logit_filter", None)
+    here = processes()
+    work = work[here.process_index :: here.num_processes]
     was_training = model.training
     model.eval()
-    for target, hide, score, rows in tqdm(
-        work, desc="evaluate", unit="batch", delay=2, mininterval=1, disable=not progress, leave=False
-    ):
+    for target, hide, score, rows in _told(work, "evaluate", progress):
         chosen = score[rows]
         inputs = columns["input_ids"][rows]
         inputs = inputs.masked_fill(hide[rows], told["pad_token_id"] if causal else told["mask_token_id"])
@@ -102,11 +102,62 @@ def predict(model, columns, units, tokens, folds, blocks, batch_size, progress, 
             best = banned.argmax(logits, unit_of[rows][chosen])
         target[rows] = target[rows].masked_scatter(chosen, best)
     model.train(was_training)
+    if here.num_processes > 1:
+        for context, ids in predicted.items():  # each position was predicted by one process, and is −1 in the others
+            ids = ids.to(here.device)
+            torch.distributed.all_reduce(ids, torch.distributed.ReduceOp.MAX)
+            predicted[context] = ids.cpu()
     predicted = {context: ids.reshape(-1)[position].numpy() for context, ids in predicted.items()}
     if apart:
         isolated = predicted["isolated"]
         predicted["isolated"] = np.where(isolated >= 0, isolated, predicted["visible"])
     return predicted
+
+
+def _told(work: list, what: str, progress: bool):
+    """A progress bar over batches, of the main process."""
+    disable = not progress or not processes().is_main_process
+    return tqdm(work, desc=what, unit="batch", delay=2, mininterval=1, disable=disable, leave=False)
+
+
+@torch.no_grad()
+def exhaustive_states(
+    model, blocks: Dataset, objective: str, batch_size: int, seed: int = 0, progress: bool = True
+) -> torch.Tensor:
+    """Last hidden states (rows, block_size, hidden), float32 on the CPU, of every unit that an objective may predict.
+
+    A masked model's, each where its unit is masked with its fold of the row's others; a causal one's, all in one pass.
+    Elsewhere they mean nothing.
+    """
+    told, causal = blocks_.info(blocks), family(model).causal
+    draw, _, _, spares = OBJECTIVES[objective]
+    columns, units, tokens, folds = layout(blocks, seed)
+    shape = columns["input_ids"].shape
+    if causal:
+        inputs, _ = draw(columns, told["pad_token_id"])
+        passes = [(inputs, torch.ones(shape, dtype=torch.bool))]
+    else:
+        fold_of = torch.full((shape[0] * shape[1],), -1)
+        fold_of[torch.from_numpy(tokens["position"])] = torch.from_numpy(folds[tokens["unit"]])
+        fold_of = fold_of.reshape(shape)
+        if spares:
+            fold_of[columns["sensitive"] > 0] = -1
+        masks = [fold_of == fold for fold in range(FOLDS)]
+        passes = [(columns["input_ids"].masked_fill(mask, told["mask_token_id"]), mask) for mask in masks]
+    work = [
+        (inputs[rows], kept, rows)
+        for inputs, kept in passes
+        for rows in kept.any(dim=1).nonzero().squeeze(1).split(batch_size)
+    ]
+    result = torch.zeros(*shape, model.config.hidden_size)
+    was_training = model.training
+    model.eval()
+    for inputs, kept, rows in _told(work, "hidden states", progress):
+        attention = attended(columns["attention_mask"][rows], inputs, told["pad_token_id"])
+        hidden = hidden_states(model, inputs.to(model.device), attention.to(model.device)).float().cpu()
+        result[rows] = torch.where(kept[rows][..., None], hidden, result[rows])
+    model.train(was_training)
+    return result
 
 
 def _masked_passes(columns, fold_of, apart):

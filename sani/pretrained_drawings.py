@@ -1,9 +1,9 @@
-"""The drawings of use case B and of free generation, each from one table: PAPER Figures 3 and 4."""
+"""The drawings of use case B (PAPER Figures 3 and 4), of free generation and of costs, each from one table."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .drawings import LABELS, STYLE, curve, legend_below, light_grid, over_seeds
 from .tables import endpoints, objectives, pick
@@ -117,4 +117,51 @@ def generation(table: pd.DataFrame) -> Figure:
         + ", ".join(f"{at[prompt, raw]:.1f} → {at[prompt, 'sani']:.1f} ({prompt})" for prompt in ("prefix", "nothing"))
         + f"\n({over_seeds(table)})", fontsize=11,
     )  # fmt: skip
+    return figure
+
+
+def cost(table: pd.DataFrame) -> Figure:
+    """What is regurgitated and what is known against the cost of unlearning, a row for each erased target."""
+    targets = sorted(t for t in set(table["target"]) if t)[::-1]
+    figure = Figure(figsize=(10, 3.4 * len(targets) + 1.4), layout="constrained")
+    panels = np.atleast_2d(figure.subplots(len(targets), 2, sharex=True))
+    ways = (
+        ("sani", "model", "SANI, whole model"),
+        ("sani", "head", "SANI, head only"),
+        ("repair-only", "model", "repair-only"),
+        ("retrain-at-equal-cost", "model", "retrain from the base"),
+    )
+    for target, pair in zip(targets, panels):
+        for axes, metric, name in zip(pair, ("regurgitation", "utility"), ("listed terms regurgitated", "utility")):
+            rows = table[table["metric"] == metric]
+            for method, scope, label in ways:
+                of_method = (rows["method"] == method) & (rows["scope"] == scope) & (rows["budget"] > 0)
+                found = rows[of_method & rows["target"].isin([target, ""])].rename(columns={"budget": "epoch"})
+                options = {"linestyle": "--", "markerfacecolor": "white"} if scope == "head" else {}
+                curve(axes, found, method, label=label, **options)
+            for method, style in (("unprotected", ":"), ("base", "--"), ("logit-filter", "-.")):
+                value = rows.loc[rows["method"] == method, "value"].mean()
+                axes.axhline(
+                    value, color=STYLE[method][0], linestyle=style, linewidth=1, label=LABELS.get(method, method)
+                )
+            value = rows.loc[(rows["method"] == "erased") & (rows["target"] == target), "value"].mean()
+            axes.axhline(value, color=STYLE["sani"][0], linestyle=(0, (1, 4)), linewidth=1, label="just erased")
+            axes.set_xscale("log")
+            axes.set_xticks(sorted(set(table["budget"]) - {0.0}), minor=False)
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+            axes.minorticks_off()
+            axes.set_ylabel(name)
+            axes.set_title(f"erased: {target}", fontsize=10)
+            light_grid(axes)
+    for axes in panels[-1]:
+        axes.set_xlabel("cost, share of the fine-tuning's multiply-adds")
+    at = table[(table["method"] == "sani") & (table["target"] == "lm-head") & (table["scope"] == "model")]
+    at = at[at["metric"] == "regurgitation"].set_index("budget")["value"].sort_index()
+    before = table.loc[(table["method"] == "unprotected") & (table["metric"] == "regurgitation"), "value"].mean()
+    figure.suptitle(
+        f"Regurgitated before: {before:.3f}; after SANI at {at.index[0]:.1%} of the training's cost {at.iloc[0]:.3f}, "
+        f"at {at.index[-1]:.0%} {at.iloc[-1]:.3f}\n"
+        f"({over_seeds(table)})", fontsize=11,
+    )  # fmt: skip
+    legend_below(figure, panels[-1][:1])
     return figure

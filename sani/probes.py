@@ -11,8 +11,9 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .alignment import align
 from .blacklists import Blacklist
-from .blocks import align, special_ids
+from .blocks import special_ids
 from .models import family, logits_at
 
 # What an attacker who knows only the kind of document would type.

@@ -4,14 +4,14 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 
 from . import blocks as blocks_
 from .masking import IGNORE, OBJECTIVES, attended
-from .models import clone, family, logits_at
+from .models import clone, family, head_logits, logits_at, processes
+from .predictions import exhaustive_states
 from .runs import (
     fingerprint,
     private_folder,
@@ -34,6 +35,7 @@ from .runs import (
 
 Measure = Callable[[PreTrainedModel, int], dict]
 CHECKPOINT_SECONDS = 60
+SCOPES = ("model", "head")
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -53,7 +55,7 @@ def fine_tune(
     model: PreTrainedModel,
     blocks: Dataset,
     objective: str | None = None,
-    epochs: int = 64,
+    epochs: float = 64,
     learning_rate: float | None = None,
     batch_size: int = 8,
     seed: int = 0,
@@ -65,14 +67,18 @@ def fine_tune(
     weight_decay: float = 0.0,
     progress: bool = True,
     inplace: bool = False,
+    scope: str = "model",
 ) -> PreTrainedModel:
     """Train a copy of the model on blocks and return it: AdamW, linear decay to 0, gradients clipped at norm 1.
 
     objective: `mlm` or `ppmlm`, masks redrawn each epoch from (seed, epoch); `clm` or `ppclm` for causal models; by
-    default the family's unprotected one. learning_rate: by default 1e-4 scaled
-    from width 768. warmup: share of the steps. measure(model, epoch) → dict is called after the epochs in measure_at
-    (0 = before training). With a `run_dir` the state is kept at least every minute and a rerun goes on from it (or
-    returns the finished model); the folder then holds model/, params.yaml, metrics.parquet and provenance.json.
+    default the family's unprotected one. epochs: a fraction stops inside the last one. learning_rate: by default 1e-4
+    scaled from width 768. warmup: share of the steps. measure(model, epoch) → dict is called after the epochs in
+    measure_at (0 = before training). With a `run_dir` the state is kept at least every minute and a rerun goes on from
+    it (or returns the finished model); the folder then holds model/, params.yaml, metrics.parquet, provenance.json.
+    scope="head" trains the LM head alone, on hidden states kept from one exhaustive pass (7 forward passes; tokens ×
+    width × 4 bytes of memory): epochs then cost next to nothing. Under `accelerate launch` or `torchrun` the processes
+    share each batch, and its loss is the mean over all their targets.
     Raises ValueError for bad arguments before any training, NonFiniteLoss if the loss is no longer a number.
     Source: PAPER §4.
     """
@@ -80,15 +86,21 @@ def fine_tune(
     if objective not in OBJECTIVES:
         raise ValueError(f"objective {objective!r} is unknown; use one of {', '.join(OBJECTIVES)}")
     learning_rate = default_learning_rate(model) if learning_rate is None else learning_rate
-    _check(model, blocks, objective, epochs, learning_rate, batch_size, measure_at, measure)
+    _check(model, blocks, objective, epochs, learning_rate, batch_size, measure_at, measure, scope)
     draw, columns, causal, _ = OBJECTIVES[objective]
     rows = blocks_.tensors(blocks, "input_ids", "attention_mask", *columns)
     _check_trainable(rows, objective)
     params = {
         "objective": objective, "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size,
         "seed": seed, "warmup": warmup, "weight_decay": weight_decay, "measure_at": sorted(set(measure_at)),
+        "scope": scope,
     }  # fmt: skip
-    state = _State(run_dir, params, model, blocks, resume)
+    here = processes()
+    accelerator = Accelerator()
+    if accelerator.mixed_precision == "fp16":
+        raise ValueError("fp16 needs its loss scaled, which is not done here; launch with --mixed_precision bf16 or no")
+    with here.main_process_first():
+        state = _State(run_dir, params, model, blocks, resume)
     if state.finished:
         return type(model).from_pretrained(state.folder / "model", dtype=torch.float32).to(model.device).eval()
 
@@ -97,41 +109,53 @@ def fine_tune(
     if causal:
         # PPCLM predicts from padding too. Llama's embedding bars padding from learning, but only once read from disk.
         model.get_input_embeddings().padding_idx = None
-    accelerator = Accelerator()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+    device = accelerator.device
+    model.to(device)
+    trained = list(model.parameters()) if scope == "model" else head_parameters(model)
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True)
     told = blocks_.info(blocks)
     hide, pad = told["pad_token_id"] if causal else told["mask_token_id"], told["pad_token_id"]
     steps_per_epoch = -(-len(blocks) // batch_size)
-    total = steps_per_epoch * epochs
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    device = accelerator.device
+    total = round(steps_per_epoch * epochs)
+    states = exhaustive_states(model, blocks, objective, batch_size, seed, progress) if scope == "head" else None
     step = state.load(model, optimizer)
     bar = tqdm(
-        total=total, initial=step, desc=f"{objective}, {epochs} epochs", unit="step", delay=2, mininterval=1,
-        disable=not progress, leave=False,
+        total=total, initial=step, desc=f"{objective}, {epochs:g} epochs", unit="step", delay=2, mininterval=1,
+        disable=not progress or not here.is_main_process, leave=False,
     )  # fmt: skip
     started = time.monotonic()
-    with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with bar, _only(model, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if step % steps_per_epoch == 0 and state.measure(measure, model, step // steps_per_epoch):
             state.save(model, optimizer, step)
         while step < total:
             epoch = step // steps_per_epoch
             order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
             model.train()
-            for first in range((step % steps_per_epoch) * batch_size, len(blocks), batch_size):
+            for first in range((step % steps_per_epoch) * batch_size, len(blocks), batch_size)[: total - step]:
                 chosen = order[first : first + batch_size]
                 batch = {name: column[chosen].to(device) for name, column in rows.items()}
                 input_ids, labels = draw(batch, hide, seed, epoch)
                 rate = learning_rate * _schedule(step, total, warmup)
                 # Dropout is seeded at each step, so a resumed run needs no random state to end with the same bits.
                 torch.manual_seed(seed * 1_000_003 + step)
-                if (targets := labels != IGNORE).any():
-                    attention = attended(batch["attention_mask"], input_ids, pad)
-                    logits = logits_at(prepared, input_ids, attention, targets)
-                    loss = F.cross_entropy(logits, labels[targets])
+                if total_targets := int((labels != IGNORE).sum()):
+                    # Every process draws the whole batch and takes its share of the rows.
+                    mine = slice(here.process_index, None, here.num_processes)
+                    labels, targets = labels[mine], labels[mine] != IGNORE
                     optimizer.zero_grad()
-                    accelerator.backward(loss)
-                    norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                    loss = torch.zeros((), device=device)
+                    if share := int(targets.sum()):
+                        with accelerator.autocast():
+                            if states is None:
+                                attention = attended(batch["attention_mask"][mine], input_ids[mine], pad)
+                                logits = logits_at(model, input_ids[mine], attention, targets)
+                            else:
+                                logits = head_logits(model, states[chosen[mine]].to(device), targets)
+                        loss = F.cross_entropy(logits.to(trained[0].dtype), labels[targets]) * (share / total_targets)
+                        loss.backward()
+                    if here.num_processes > 1:
+                        _sum_gradients(trained)
+                    norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
                     if not torch.isfinite(loss + norm):
                         state.save(model, optimizer, step)
                         raise NonFiniteLoss(
@@ -149,18 +173,55 @@ def fine_tune(
                 state.save(model, optimizer, step, every=CHECKPOINT_SECONDS)
                 if step % steps_per_epoch == 0 and state.measure(measure, model, step // steps_per_epoch):
                     state.save(model, optimizer, step)
-    model = extract_model_from_parallel(prepared, keep_fp32_wrapper=False).to(home_device).eval()
-    state.finish(model, seconds=time.monotonic() - started, tokens=int(rows["attention_mask"].sum()) * epochs)
+    model.to(home_device).eval()
+    state.finish(model, seconds=time.monotonic() - started, tokens=round(int(rows["attention_mask"].sum()) * epochs))
+    here.wait_for_everyone()
     return model
 
 
+def head_parameters(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    """The weights of the LM head that the encoder does not share. Raises ValueError if there are none."""
+    shared = {id(parameter) for parameter in model.base_model.parameters()}
+    own = [parameter for parameter in model.parameters() if id(parameter) not in shared]
+    if not own:
+        raise ValueError(
+            f"the LM head of this {model.config.model_type} is the input embeddings alone, so it cannot be trained by "
+            'itself; erase the target "lm-head" first, which unties it, or use scope="model"'
+        )
+    return own
+
+
+@contextmanager
+def _only(model: PreTrainedModel, trained: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+    """No gradients for the other parameters."""
+    ids = {id(parameter) for parameter in trained}
+    others = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in ids]
+    try:
+        for parameter in others:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def _sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Add up the gradients of all processes, in place; a process without targets adds zeros."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        torch.distributed.all_reduce(parameter.grad)
+
+
 def repair(
-    model: PreTrainedModel, blocks: Dataset, epochs: int = 13, objective: str | None = None, **options
+    model: PreTrainedModel, blocks: Dataset, epochs: float = 13, objective: str | None = None, **options
 ) -> PreTrainedModel:
     """Repair a model after erasure: `fine_tune` with a fresh AdamW and learning rate (PAPER §2, step 3).
 
     objective: by default `ppmlm`, or `ppclm` for causal models. Takes every option of `fine_tune`; 13 epochs are the
-    paper's 20 % of 64.
+    paper's 20 % of 64. scope="head" repairs the LM head alone, for the targets `lm-head` and `head-transform`: the
+    erased neurons of a block stay as they are.
     """
     return fine_tune(model, blocks, objective or objective_of(model, spares=True), epochs, **options)
 
@@ -177,13 +238,17 @@ def _schedule(step: int, total: int, warmup: float) -> float:
     return (step + 1) / rising if step < rising else (total - step) / max(1, total - rising)
 
 
-def _check(model, blocks, objective, epochs, learning_rate, batch_size, measure_at, measure) -> None:
+def _check(model, blocks, objective, epochs, learning_rate, batch_size, measure_at, measure, scope) -> None:
     told = blocks_.info(blocks)
+    if scope not in SCOPES:
+        raise ValueError(f"scope {scope!r} is unknown; use one of {', '.join(SCOPES)}")
+    if scope == "head":
+        head_parameters(model)
     if (causal := family(model).causal) != OBJECTIVES[objective].causal:
         fitting = [name for name, o in OBJECTIVES.items() if o.causal == causal]
         raise ValueError(f"objective {objective!r} is not for a {model.config.model_type}; use {' or '.join(fitting)}")
     check_tokenizer(model, blocks)
-    if epochs < 0 or batch_size < 1:
+    if not 0 <= epochs < float("inf") or batch_size < 1:
         raise ValueError(f"epochs={epochs}, batch_size={batch_size}: need epochs ≥ 0 and batch_size ≥ 1")
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate={learning_rate} is not a positive number")
@@ -239,7 +304,7 @@ class _State:
             "source": source_fingerprint("training"),
         }
         self.partial = self.folder.with_name(f"{self.folder.name}.part")
-        if not resume:
+        if not resume and processes().is_main_process:
             for folder in (self.folder, self.partial):
                 if (folder / "params.yaml").exists():
                     shutil.rmtree(folder)
@@ -281,7 +346,7 @@ class _State:
 
     def save(self, model: PreTrainedModel, optimizer, step: int, every: float = 0.0) -> None:
         """Write weights, optimizer and measurements to one file, if the last one is `every` seconds old."""
-        if self.folder is None or time.monotonic() - self.saved < every:
+        if self.folder is None or time.monotonic() - self.saved < every or not processes().is_main_process:
             return
         tensors = {}
         for i, parameter in enumerate(model.parameters()):
@@ -305,7 +370,7 @@ class _State:
 
     def finish(self, model: PreTrainedModel, seconds: float, tokens: int) -> None:
         """Write the run folder's files and move it into place."""
-        if self.folder is None:
+        if self.folder is None or not processes().is_main_process:
             return
         model.save_pretrained(self.partial / "model")
         write_metrics(self.partial, self.measured, run=self.folder.name, method=self.params["objective"])

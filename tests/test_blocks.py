@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizer
 
 from sani import Blacklist, encode
-from sani.blocks import align, info, tensors
+from sani.alignment import align
+from sani.blocks import info, tensors
 
 # Letters a BertNormalizer keeps, white space of several kinds, punctuation, CJK, an emoji.
 ALPHABET = "abcdeABCDEéÇİß0123 \n\t.,;:'’-_()/@#°€漢😀"

@@ -10,7 +10,8 @@ from test_blocks import terms, texts, try_encode
 from transformers import Trainer, TrainingArguments
 
 from sani import Blacklist, DataCollatorForPPMLM, encode
-from sani.blocks import align, tensors
+from sani.alignment import align
+from sani.blocks import tensors
 from sani.masking import IGNORE, mlm, ppmlm, uniform
 
 property_test = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..blocks import align
+from ..alignment import align
 from ..pretraining import ARCHITECTURE, SPECIAL, sinusoids
 
 CLASSES = ("PER", "LOC", "ORG", "MISC")

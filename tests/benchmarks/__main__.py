@@ -1,0 +1,50 @@
+"""Ours against what one would otherwise run, side by side: `python -m tests.benchmarks [work …]`.
+
+Each side lives in a process of its own, with its model and data in memory; repetitions are interleaved and the ratio is
+taken pair by pair. Memory is the peak of the process above what it held before its first repetition. Writes
+figures/benchmarks.csv; rows of works not run now are kept.
+"""
+
+import argparse
+
+import pandas as pd
+
+from sani.paths import figures
+
+from .harness import compare
+from .works import WORKS
+
+COLUMNS = [
+    "work", "device", "peer", "unit", "ours", "theirs", "ratio", "ratio_low", "ratio_high", "to_reach", "reached",
+    "memory_ours_mb", "memory_theirs_mb", "memory_ratio", "memory_to_reach", "memory_reached", "repetitions", "torch",
+]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("works", nargs="*", metavar="work", help=f"default: all of {', '.join(WORKS)}")
+    parser.add_argument("--repetitions", type=int, help="default: each work's own")
+    told = parser.parse_args()
+    if unknown := set(told.works) - set(WORKS):
+        parser.error(f"no work {', '.join(sorted(unknown))}; there are {', '.join(WORKS)}")
+    path = figures() / "benchmarks.csv"
+    for name in told.works or WORKS:
+        work = WORKS[name]
+        row = compare(work, told.repetitions or work.repetitions)
+        told_memory = "" if work.memory is None else f", memory {row['memory_ratio']:.2f} (to reach {work.memory:g})"
+        print(
+            f"{work.name}: {row['ours']:.4g} against {row['theirs']:.4g} {work.unit}, ratio {row['ratio']:.3g} "
+            f"[{row['ratio_low']:.3g}, {row['ratio_high']:.3g}] (to reach {work.to_reach:g}){told_memory}",
+            flush=True,
+        )
+        table = pd.DataFrame([row], columns=COLUMNS)
+        if path.exists():
+            old = pd.read_csv(path)
+            table = pd.concat([old[old["work"] != work.name], table], ignore_index=True)
+        order = [w.name for w in WORKS.values()]
+        table = table[table["work"].isin(order)].sort_values("work", key=lambda s: s.map(order.index))
+        table.to_csv(path, index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What is measured: each work with its two sides, and the ratio it should reach."""
+
+from typing import NamedTuple
+
+
+class Work(NamedTuple):
+    """A row: functions of a module, called with `options`, that prepare and return what one repetition runs."""
+
+    name: str
+    peer: str
+    unit: str
+    module: str
+    ours: str
+    theirs: str
+    options: dict
+    to_reach: float
+    memory: float | None = None  # our peak over theirs
+    repetitions: int = 3
+
+
+TRAINER = "transformers.Trainer, DataCollatorForLanguageModeling(whole_word_mask=True), always [MASK]"
+BERT_BASE = {"hidden": 768, "layers": 12, "heads": 12}
+SMALL = {"hidden": 512, "layers": 4, "heads": 8}
+MATCHERS = {"PhraseMatcher": "spacy", "flashtext": "flashtext", "pyahocorasick": "ahocorasick"}
+
+WORKS = {
+    "repair-bert-base": Work(
+        "repair step, bert-base, 8 × 512", TRAINER, "tokens/s", "training", "repair_ours", "repair_trainer",
+        BERT_BASE | {"steps": 4}, 1.25, 0.8,
+    ),
+    "repair-small": Work(
+        "repair step, 4 layers × 512, 8 × 512", TRAINER, "tokens/s", "training", "repair_ours", "repair_trainer",
+        SMALL | {"steps": 4}, 1.9, 0.6, 5,
+    ),
+    "repair-tiny": Work(
+        "repair, the notebooks' tiny model, whole epochs", TRAINER, "tokens/s", "training", "tiny_ours", "tiny_trainer",
+        {"epochs": 4}, 2.0, None, 5,
+    ),
+    "repair-modernbert": Work(
+        "repair step, ModernBERT, 8 × 512", "the same Trainer, with ModernBERT's sparse_prediction", "tokens/s",
+        "training", "repair_ours", "repair_trainer", BERT_BASE | {"steps": 2, "modernbert": True}, 1.0,
+    ),
+    "matrix-rate": Work(
+        "repair step, bert-base, its matrix products", "one large fp32 matrix product", "GFLOP/s", "training",
+        "repair_flops", "matrix_rate", BERT_BASE | {"steps": 4}, 0.8,
+    ),
+    "masks": Work(
+        "drawing an epoch's masks", "the Hugging Face whole-word collator", "tokens/s", "training", "masks_ours",
+        "masks_collator", {"rows": 512}, 50, None, 5,
+    ),
+    "masks-share": Work(
+        "a tiny epoch, against its masks 50 times", "drawing the epoch's masks, 50 times", "epochs/s", "training",
+        "tiny_epoch", "masks_fifty", {}, 1.0, None, 5,
+    ),
+    "evaluate-bert-base": Work(
+        "exhaustive evaluation, bert-base", "7 forward passes with all logits", "tokens/s", "evaluation",
+        "evaluate_ours", "full_passes", BERT_BASE | {"rows": 8}, 1.15, 0.4,
+    ),
+    "evaluate-small": Work(
+        "exhaustive evaluation, 4 layers × 512", "7 forward passes with all logits", "tokens/s", "evaluation",
+        "evaluate_ours", "full_passes", SMALL | {"rows": 32}, 1.7, 0.4,
+    ),
+    "evaluate-passes": Work(
+        "exhaustive evaluation, bert-base", "7 passes of the encoder alone", "tokens/s", "evaluation",
+        "evaluate_ours", "encoder_passes", BERT_BASE | {"rows": 8}, 1 / 1.06,
+    ),
+}  # fmt: skip
+for terms in (400, 100_000):
+    for peer in MATCHERS:
+        WORKS[f"match-{terms}-{peer}"] = Work(
+            f"matching {terms} terms in 10 M words", f"{peer}, whole words, longest match, spans", "words/s", "text",
+            "match_ours", f"match_{peer.lower()}", {"terms": terms, "words": 10_000_000}, 1.0, None, 3,
+        )  # fmt: skip
+WORKS["match-growth"] = Work(
+    "matching 100000 terms in 10 M words", "ours, 400 terms", "words/s", "text", "match_ours", "match_few",
+    {"terms": 100_000, "words": 10_000_000}, 1 / 1.5, None, 3,
+)  # fmt: skip
+WORKS["encode"] = Work(
+    "tokenize, align and pack", "datasets.map as run_mlm does it, without aligning", "tokens/s", "text", "encode_ours",
+    "encode_map", {"words": 2_000_000}, 1.0, None, 3,
+)  # fmt: skip
+for millions in (10, 100):
+    WORKS[f"scale-{millions}"] = Work(
+        f"load, blacklist and blocks of {millions} M tokens", "ours, 1 M tokens", "tokens/s", "text", "scale_ours",
+        "scale_one", {"tokens": millions * 1_000_000}, 0.8, None, 1,
+    )  # fmt: skip
