@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -328,15 +328,19 @@ class Blacklist:
 
     def find(self, text: str, identifiers: Iterable[Mapping] = ()) -> list[Hit]:
         """The terms in a text: sorted, disjoint spans. `identifiers` are the record's annotated spans, if any."""
+        kinds = self._kinds
+        found = [Hit(start, end, i, kinds[i], False) for start, end, i in self._matcher.find(text)]
         gold = sorted((span["start"], span["end"]) for span in identifiers)
+        if not gold and all(one.end <= two.start for one, two in pairwise(found)):
+            return found
         starts, reach = [start for start, _ in gold], list(accumulate((end for _, end in gold), max))
-        found = []
+        for k, hit in enumerate(found):
+            before = bisect_right(starts, hit.start)
+            if before and reach[before - 1] >= hit.end:
+                found[k] = hit._replace(gold=True)
         for start, end in gold:
             if (term_id := self._ids.get(self.key(text[start:end]))) is not None:
-                found.append(Hit(start, end, term_id, self._kinds[term_id], True))
-        for start, end, term_id in self._matcher.find(text):
-            before = bisect_right(starts, start)
-            found.append(Hit(start, end, term_id, self._kinds[term_id], before > 0 and reach[before - 1] >= end))
+                found.append(Hit(start, end, term_id, kinds[term_id], True))
         annotated = set(gold)
         found.sort(key=lambda h: (KINDS.index(h.kind), (h.start, h.end) not in annotated, h.start - h.end, h.start))
         taken: list[Hit] = []

@@ -185,7 +185,7 @@ def _score_units(units, tokens, predictions, unknown):
     listed = units["term_id"].to_numpy() >= 0
     # The unknown token stands for no term in particular: predicting it reveals none.
     units["in_place"] = whole & listed & known
-    for context in predictions.keys() - {"visible"}:
+    for context in (name for name in predictions if name != "visible"):
         alone = np.bincount(index, predictions[context] == truth, count)
         units[CONTEXTS[context]] = (alone == units["tokens"].to_numpy()) & listed & known
         if context == "padded":

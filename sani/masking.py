@@ -1,5 +1,6 @@
 """What is hidden and predicted: MLM, CLM, and PPMLM, PPCLM that take no blacklisted term as target (PAPER §3.3)."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,18 +11,28 @@ from transformers import PreTrainedTokenizerBase
 IGNORE = -100  # the label that PyTorch's cross-entropy skips
 
 
-def uniform(ids: Tensor, seed: int, epoch: int) -> Tensor:
-    """A number in [0, 1) for each id (int64, any shape), the same for equal (id, seed, epoch) on every device.
+def _bits(ids: Tensor, seed: int, epoch: int) -> Tensor:
+    """53 random bits for each id, int64, the same for equal (id, seed, epoch) on every device.
 
     Counter-based (splitmix64's finaliser), so masks need no random state: a resumed, a parallel and a GPU run draw
     the same ones.
     """
     offset = ((seed * 1_000_003 + epoch) * 0xBF58476D1CE4E5B9 + (1 << 63)) % (1 << 64) - (1 << 63)
-    x = ids * -7046029254386353131 + offset
+    x = (ids * -7046029254386353131).add_(offset)
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
-        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    x = x ^ ((x >> 31) & ((1 << 33) - 1))
-    return ((x >> 11) & ((1 << 53) - 1)).double() / (1 << 53)
+        x = x.bitwise_xor_((x >> shift).bitwise_and_((1 << (64 - shift)) - 1)).mul_(factor)
+    x = x.bitwise_xor_((x >> 31).bitwise_and_((1 << 33) - 1))
+    return x.bitwise_right_shift_(11).bitwise_and_((1 << 53) - 1)
+
+
+def uniform(ids: Tensor, seed: int, epoch: int) -> Tensor:
+    """A number in [0, 1) for each id (int64, any shape), the same for equal (id, seed, epoch) on every device."""
+    return _bits(ids, seed, epoch).double() / (1 << 53)
+
+
+def _drawn(ids: Tensor, seed: int, epoch: int, rate: float) -> Tensor:
+    """`uniform(…) < rate`, and False for ids below 0."""
+    return (_bits(ids, seed, epoch) < math.ceil(rate * (1 << 53))).logical_and_(ids >= 0)
 
 
 def mlm(rows: Mapping[str, Tensor], mask_token_id: int, seed: int, epoch: int = 0, rate: float = 0.15):
@@ -30,8 +41,7 @@ def mlm(rows: Mapping[str, Tensor], mask_token_id: int, seed: int, epoch: int = 
     `rows` has input_ids and word_ids (−1 on special tokens). Every masked token becomes `[MASK]`.
     """
     words = rows["word_ids"]
-    chosen = (words >= 0) & (uniform(words, seed, epoch) < rate)
-    return _masked(rows["input_ids"], chosen, mask_token_id)
+    return _masked(rows["input_ids"], _drawn(words, seed, epoch, rate), mask_token_id)
 
 
 def ppmlm(rows: Mapping[str, Tensor], mask_token_id: int, seed: int, epoch: int = 0, rate: float = 0.15):
@@ -40,7 +50,7 @@ def ppmlm(rows: Mapping[str, Tensor], mask_token_id: int, seed: int, epoch: int 
     `rows` has input_ids, unit_ids and sensitive (0 outside the blacklist). Source: PAPER §2, PPMLM.
     """
     units = rows["unit_ids"]
-    chosen = (units >= 0) & (rows["sensitive"] == 0) & (uniform(units, seed, epoch) < rate)
+    chosen = _drawn(units, seed, epoch, rate) & (rows["sensitive"] == 0)
     return _masked(rows["input_ids"], chosen, mask_token_id)
 
 

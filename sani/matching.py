@@ -3,9 +3,9 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from itertools import compress, count, islice
+from itertools import compress, islice
 
 # A word (letters and digits, with combining marks) or one other character; no hyphens or underscores, which
 # separate words like white space does, so that "Jean-Pierre" and "Jean Pierre" are one term.
@@ -64,37 +64,39 @@ class Matcher:
             lengths[words[0]].add(len(words))
         self.lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
 
-    def find(self, text: str) -> Iterator[tuple[int, int, int]]:
+    def find(self, text: str) -> list[tuple[int, int, int]]:
         """(start, end, id) of every occurrence of every term, overlapping ones too, in order of their start."""
-        normal, lengths = text.translate(self.letters), self.lengths
-        parts = normal.split(" ")  # one more than the spaces, so that their lengths tell where each begins
+        normal, lengths = f" {text.translate(self.letters)} ", self.lengths
+        parts = normal.split(" ")
         if "\0" in normal:
-            found = [i for i, part in enumerate(parts) if part in lengths or "\0" in part]
+            begun = [part for part in parts if part in lengths or "\0" in part]
         else:
-            found = compress(count(), map(lengths.__contains__, parts))
-        start = done = 0
-        for i in found:
-            start += sum(map(len, parts[done:i])) + i - done
-            done, part = i, parts[i]
-            end = start + len(part)
+            begun = compress(parts, map(lengths.__contains__, parts))
+        hits: list[tuple[int, int, int]] = []
+        space = 0
+        for part in begun:
+            # No other place of this part lies between, for it would be in the list as well.
+            space = normal.find(f" {part} ", space)
+            start, space = space, space + len(part) + 1
             if "\0" not in part:
-                yield from self._at(text, normal, start, end, part)
+                self._add(hits, text, normal, start, start + len(part), part)
                 continue
-            for atom in ATOM.finditer(text, start, end):
+            for atom in ATOM.finditer(text, start, start + len(part)):
                 if (word := self.normal(atom.group())) in lengths:
-                    yield from self._at(text, normal, atom.start(), atom.end(), word)
+                    self._add(hits, text, normal, atom.start(), atom.end(), word)
+        return hits
 
-    def _at(self, text: str, normal: str, start: int, end: int, first: str) -> Iterator[tuple[int, int, int]]:
-        """The terms that begin with the word at start to end."""
+    def _add(self, hits: list, text: str, normal: str, start: int, end: int, first: str) -> None:
+        """Append the terms that begin with the word at start to end of the text."""
         lengths = self.lengths[first]
         if lengths == [1]:
-            yield start, end, self.ids[(first,)]
+            hits.append((start, end, self.ids[(first,)]))
             return
         words, ends = (first,), [end]
         for atom in islice(ATOM.finditer(text, end), lengths[0] - 1):
-            word = normal[atom.start() : atom.end()]
+            word = normal[atom.start() + 1 : atom.end() + 1]
             words += (word if word.isalnum() else self.normal(atom.group()),)
             ends.append(atom.end())
         for length in lengths:
             if len(words) >= length and (found := self.ids.get(words[:length])) is not None:
-                yield start, ends[length - 1], found
+                hits.append((start, ends[length - 1], found))

@@ -1,8 +1,10 @@
 """Loading models, and where each family keeps its head, its transform and its last block."""
 
 import copy
+import ctypes
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +42,7 @@ def _output_matrix(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 
 PAD = "<|pad|>"
+TOKENS, VALUES = 1 << 10, 1 << 19  # at once on a CPU: tokens, or numbers of a hidden state
 
 _ROBERTA = Family(lambda m, h: m.lm_head(h), "lm_head.dense", "roberta.encoder.layer", "output.dense")
 FAMILIES = {
@@ -189,6 +192,33 @@ def _check_folder(folder: Path) -> None:
 def processes() -> PartialState:
     """Which of the processes of `accelerate launch` or `torchrun` this is; without an accelerator they use gloo."""
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def rows_at_once(model: PreTrainedModel, rows: int, length: int) -> int:
+    """How many of `rows` rows of `length` tokens a model takes at once.
+
+    On a CPU no more than its caches and the heap like: TOKENS, and more of a narrow model. What is left of the batch
+    follows; sums over it then differ by rounding.
+    """
+    if model.device.type != "cpu":
+        return rows
+    return min(rows, max(1, max(TOKENS, VALUES // model.config.hidden_size) // length))
+
+
+@cache
+def steady_heap() -> None:
+    """Have glibc keep what a step frees for the next one, from now on in this process.
+
+    By itself it gives it back, and the next step waits while the system clears its pages: a seventh of a step of
+    bert-base. Other C libraries are left alone.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mmap_threshold, trim_threshold = -3, -1  # malloc.h
+    mallopt(mmap_threshold, 1 << 27)
+    mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def clone(model: PreTrainedModel) -> PreTrainedModel:

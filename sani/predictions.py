@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from . import blocks as blocks_
 from .blacklists import KINDS
 from .masking import OBJECTIVES, attended, uniform
-from .models import family, hidden_states, logits_at, processes
+from .models import family, hidden_states, logits_at, processes, rows_at_once, steady_heap
 
 FOLDS = math.ceil(1 / 0.15)
 LOGITS = 1 << 27  # at once, for a causal model, which is asked for every token of a row: half a gigabyte
@@ -75,6 +75,7 @@ def predict(model, columns, units, tokens, folds, blocks, batch_size, progress, 
         batch_size = max(1, min(batch_size, LOGITS // (shape[1] * model.config.vocab_size)))
     else:
         passes = _masked_passes(columns, spread(folds[tokens["unit"]]), apart)
+    batch_size = rows_at_once(model, batch_size, shape[1])
     contexts = ["visible", "isolated", "padded"][: (3 if causal else 2) if apart else 1]
     predicted = {context: torch.full(shape, -1) for context in contexts}
     work = [
@@ -84,6 +85,7 @@ def predict(model, columns, units, tokens, folds, blocks, batch_size, progress, 
         if len(rows)
     ]
     banned = getattr(model, "logit_filter", None)
+    steady_heap()
     here = processes()
     work = work[here.process_index :: here.num_processes]
     was_training = model.training
@@ -147,7 +149,7 @@ def exhaustive_states(
     work = [
         (inputs[rows], kept, rows)
         for inputs, kept in passes
-        for rows in kept.any(dim=1).nonzero().squeeze(1).split(batch_size)
+        for rows in kept.any(dim=1).nonzero().squeeze(1).split(rows_at_once(model, batch_size, shape[1]))
     ]
     result = torch.zeros(*shape, model.config.hidden_size)
     was_training = model.training

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from . import blocks as blocks_
 from .masking import IGNORE, OBJECTIVES, attended
-from .models import clone, family, head_logits, logits_at, processes
+from .models import clone, family, head_logits, logits_at, processes, rows_at_once, steady_heap
 from .predictions import exhaustive_states
 from .runs import (
     fingerprint,
@@ -36,6 +36,7 @@ from .runs import (
 Measure = Callable[[PreTrainedModel, int], dict]
 CHECKPOINT_SECONDS = 60
 SCOPES = ("model", "head")
+STRETCH = 1 << 18  # tokens whose masks are drawn at once
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -95,6 +96,7 @@ def fine_tune(
         "seed": seed, "warmup": warmup, "weight_decay": weight_decay, "measure_at": sorted(set(measure_at)),
         "scope": scope,
     }  # fmt: skip
+    steady_heap()
     here = processes()
     accelerator = Accelerator()
     if accelerator.mixed_precision == "fp16":
@@ -117,6 +119,7 @@ def fine_tune(
     hide, pad = told["pad_token_id"] if causal else told["mask_token_id"], told["pad_token_id"]
     steps_per_epoch = -(-len(blocks) // batch_size)
     total = round(steps_per_epoch * epochs)
+    at_once = rows_at_once(model, batch_size, told["block_size"])
     states = exhaustive_states(model, blocks, objective, batch_size, seed, progress) if scope == "head" else None
     step = state.load(model, optimizer)
     bar = tqdm(
@@ -131,28 +134,30 @@ def fine_tune(
             epoch = step // steps_per_epoch
             order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
             model.train()
-            for first in range((step % steps_per_epoch) * batch_size, len(blocks), batch_size)[: total - step]:
-                chosen = order[first : first + batch_size]
-                batch = {name: column[chosen].to(device) for name, column in rows.items()}
-                input_ids, labels = draw(batch, hide, seed, epoch)
+            order = order[(step % steps_per_epoch) * batch_size :][: (total - step) * batch_size]
+            for chosen, batch, input_ids, labels in _drawn(rows, order, batch_size, draw, hide, seed, epoch, device):
                 rate = learning_rate * _schedule(step, total, warmup)
                 # Dropout is seeded at each step, so a resumed run needs no random state to end with the same bits.
                 torch.manual_seed(seed * 1_000_003 + step)
                 if total_targets := int((labels != IGNORE).sum()):
-                    # Every process draws the whole batch and takes its share of the rows.
-                    mine = slice(here.process_index, None, here.num_processes)
-                    labels, targets = labels[mine], labels[mine] != IGNORE
+                    # Every process draws the whole batch and takes its share of the rows, a few at a time.
+                    mine = torch.arange(here.process_index, len(chosen), here.num_processes)
                     optimizer.zero_grad()
                     loss = torch.zeros((), device=device)
-                    if share := int(targets.sum()):
+                    for part in mine.split(at_once):
+                        targets = labels[part] != IGNORE
+                        if not (share := int(targets.sum())):
+                            continue
                         with accelerator.autocast():
                             if states is None:
-                                attention = attended(batch["attention_mask"][mine], input_ids[mine], pad)
-                                logits = logits_at(model, input_ids[mine], attention, targets)
+                                attention = attended(batch["attention_mask"][part], input_ids[part], pad)
+                                logits = logits_at(model, input_ids[part], attention, targets)
                             else:
-                                logits = head_logits(model, states[chosen[mine]].to(device), targets)
-                        loss = F.cross_entropy(logits.to(trained[0].dtype), labels[targets]) * (share / total_targets)
-                        loss.backward()
+                                logits = head_logits(model, states[chosen[part]].to(device), targets)
+                        of_part = F.cross_entropy(logits.to(trained[0].dtype), labels[part][targets])
+                        of_part = of_part * (share / total_targets)
+                        of_part.backward()
+                        loss += of_part.detach()
                     if here.num_processes > 1:
                         _sum_gradients(trained)
                     norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -177,6 +182,18 @@ def fine_tune(
     state.finish(model, seconds=time.monotonic() - started, tokens=round(int(rows["attention_mask"].sum()) * epochs))
     here.wait_for_everyone()
     return model
+
+
+def _drawn(rows: dict, order: Tensor, batch_size: int, draw, hide: int, seed: int, epoch: int, device):
+    """The batches of (a part of) an epoch: their rows, their columns, inputs and labels, drawn many batches at once."""
+    at_once = max(1, STRETCH // (rows["input_ids"].shape[1] * batch_size)) * batch_size
+    for stretch in order.split(at_once):
+        columns = {name: column[stretch].to(device) for name, column in rows.items()}
+        drawn = draw(columns, hide, seed, epoch)
+        for first in range(0, len(stretch), batch_size):
+            batch = slice(first, first + batch_size)
+            columns_of = {name: column[batch] for name, column in columns.items()}
+            yield stretch[batch], columns_of, *(tensor[batch] for tensor in drawn)
 
 
 def head_parameters(model: PreTrainedModel) -> list[torch.nn.Parameter]:

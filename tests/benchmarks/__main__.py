@@ -40,9 +40,11 @@ def main() -> None:
         table = pd.DataFrame([row], columns=COLUMNS)
         if path.exists():
             old = pd.read_csv(path)
-            table = pd.concat([old[old["work"] != work.name], table], ignore_index=True)
-        order = [w.name for w in WORKS.values()]
-        table = table[table["work"].isin(order)].sort_values("work", key=lambda s: s.map(order.index))
+            same = (old["work"] == work.name) & (old["peer"] == work.peer)
+            table = pd.concat([old[~same], table], ignore_index=True)
+        order = {(w.name, w.peer): i for i, w in enumerate(WORKS.values())}
+        place = [order.get(key, -1) for key in zip(table["work"], table["peer"])]
+        table = table.assign(place=place).query("place >= 0").sort_values("place")[COLUMNS]
         table.to_csv(path, index=False, float_format="%.4g")
 
 

@@ -36,7 +36,7 @@ def side(connection, module: str, name: str, options: dict) -> None:
 
 
 def compare(work: Work, repetitions: int) -> dict:
-    """Run both sides in turn, after one repetition each that does not count, and return a row of the table."""
+    """Run both sides in turn, as a rule after one repetition each that does not count; returns a row."""
     context = multiprocessing.get_context("spawn")
     sides = []
     for name in (work.ours, work.theirs):
@@ -49,7 +49,7 @@ def compare(work: Work, repetitions: int) -> dict:
         for _, connection in sides:
             connection.recv()
         rates, peaks = ([], []), [0.0, 0.0]
-        for repetition in tqdm(range(repetitions + 1), desc=work.name, leave=False):
+        for repetition in tqdm(range(1 - work.warm, repetitions + 1), desc=work.name, leave=False):
             for i, (_, connection) in enumerate(sides):
                 connection.send(True)
                 rate, peaks[i] = connection.recv()

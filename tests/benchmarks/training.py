@@ -18,6 +18,7 @@ from transformers import (
 import sani
 from sani.blocks import info, tensors
 from sani.masking import IGNORE, OBJECTIVES
+from sani.training import _drawn as batches_drawn
 
 VOCABULARY = 30_522
 LENGTH = 512
@@ -161,10 +162,11 @@ def _epoch_of_masks(rows: int, length: int = LENGTH):
     blocks, _ = make_blocks(rows, length, records=rows * 8)
     columns = tensors(blocks, "input_ids", "attention_mask", "unit_ids", "sensitive")
     mask, draw = info(blocks)["mask_token_id"], OBJECTIVES["ppmlm"].draw
+    order, cpu = torch.randperm(rows), torch.device("cpu")
 
     def run(epoch=0):
-        for first in range(0, rows, BATCH):
-            draw({name: column[first : first + BATCH] for name, column in columns.items()}, mask, 0, epoch)
+        for _ in batches_drawn(columns, order, BATCH, draw, mask, 0, epoch, cpu):
+            pass
         return rows * length
 
     return run
