@@ -59,6 +59,11 @@ def compare(work: Work, repetitions: int) -> dict:
         for process, _ in sides:
             process.kill()
             process.join()
+    return row(work, rates, peaks)
+
+
+def row(work: Work, rates: tuple[list[float], list[float]], peaks: list[float]) -> dict:
+    """A row of the table, from the rates of both sides, repetition by repetition, and their peaks of memory in MB."""
     ratios = [ours / theirs for ours, theirs in zip(*rates)]
     ratio = statistics.median(ratios)
     share = peaks[0] / peaks[1] if peaks[1] else float("nan")
