@@ -104,6 +104,5 @@ assert at["logit-filter", "", "", 0.0] == 0, "the filter lets no listed term thr
 assert len(at) == len(costs.points())
 
 # %% [markdown]
-# Costs are counted, not timed: an epoch of the head runs through fewer and smaller products than these counts say of a
-# large vocabulary, and reading the hidden states back costs memory instead. `python -m tests.benchmarks` times what
-# is run.
+# Costs are counted, not timed. The hidden states that a repair of the head keeps take memory: width × 4 bytes for each
+# token.

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from . import alignment
 from .blacklists import KINDS, Blacklist, Hit
+from .models import processes
 from .paths import runs
 from .runs import fingerprint, private_folder, publish, source_fingerprint
 
@@ -143,6 +144,7 @@ def encode(
     row, parted by the separator token; rows for causal models (tokenizers without mask token) begin with bos and so
     does each record in them. Blocks hold the text in clear: they lie in `run_dir`, by default
     `runs/blocks-<hash>`, mode 0700.
+    Of several processes (`accelerate launch`, `torchrun`), which must all call this, the main one encodes.
     Raises ValueError, before anything is written, for a slow tokenizer or one without padding token of its own, a
     block size out of range, a blacklist that matches nothing (unless `allow_no_match`) or everything, a term longer
     than a row.
@@ -157,6 +159,12 @@ def encode(
         block_size,
     )
     folder = runs() / f"blocks-{key}" if run_dir is None else Path(run_dir)
+    with processes().main_process_first():
+        return _encoded(corpus, tokenizer, blacklist, block_size, folder, key, allow_no_match, progress)
+
+
+def _encoded(corpus, tokenizer, blacklist, block_size, folder, key, allow_no_match, progress) -> Dataset:
+    """The blocks of a folder, written there first if it is empty."""
     if (folder / "blocks.json").exists():
         found = json.loads((folder / "blocks.json").read_text(encoding="utf-8"))
         if found["fingerprint"] == key:

@@ -99,7 +99,8 @@ def evaluate(
 
     `base` (a model, or its report on the same blocks) adds `excess`: in_place minus the base model's on the same
     units. `heldout` (blocks of persons never trained on) adds utility_heldout and utility_all_heldout. `reveal=True`
-    adds the terms in clear, for which it needs the `blacklist` of the blocks.
+    adds the terms in clear, for which it needs the `blacklist` of the blocks. Under `accelerate launch` or `torchrun`
+    every process must call this; they share the batches.
     Raises ValueError for blocks of another tokenizer, or reveal without blacklist. Source: PAPER §5.
     """
     _check(model, blocks, blacklist, reveal)

@@ -217,8 +217,8 @@ def steady_heap() -> None:
     except (OSError, AttributeError):
         return
     mmap_threshold, trim_threshold = -3, -1  # malloc.h
-    mallopt(mmap_threshold, 1 << 27)
-    mallopt(trim_threshold, (1 << 31) - 1)
+    if mallopt(mmap_threshold, 1 << 27) or mallopt(mmap_threshold, 1 << 25):  # some refuse more than 32 MB
+        mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def clone(model: PreTrainedModel) -> PreTrainedModel:

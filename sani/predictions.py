@@ -133,31 +133,28 @@ def exhaustive_states(
     """
     told, causal = blocks_.info(blocks), family(model).causal
     draw, _, _, spares = OBJECTIVES[objective]
-    columns, units, tokens, folds = layout(blocks, seed)
+    # Folds other than those of `evaluate`, or the head would be measured on the very inputs it was trained on.
+    columns, units, tokens, folds = layout(blocks, -1 - seed)
     shape = columns["input_ids"].shape
-    if causal:
-        inputs, _ = draw(columns, told["pad_token_id"])
-        passes = [(inputs, torch.ones(shape, dtype=torch.bool))]
-    else:
-        fold_of = torch.full((shape[0] * shape[1],), -1)
-        fold_of[torch.from_numpy(tokens["position"])] = torch.from_numpy(folds[tokens["unit"]])
-        fold_of = fold_of.reshape(shape)
-        if spares:
-            fold_of[columns["sensitive"] > 0] = -1
-        masks = [fold_of == fold for fold in range(FOLDS)]
-        passes = [(columns["input_ids"].masked_fill(mask, told["mask_token_id"]), mask) for mask in masks]
-    work = [
-        (inputs[rows], kept, rows)
-        for inputs, kept in passes
-        for rows in kept.any(dim=1).nonzero().squeeze(1).split(rows_at_once(model, batch_size, shape[1]))
-    ]
+    fold_of = torch.full((shape[0] * shape[1],), -1)
+    fold_of[torch.from_numpy(tokens["position"])] = torch.from_numpy(folds)[tokens["unit"]]
+    fold_of = fold_of.reshape(shape)
+    if spares:
+        fold_of[columns["sensitive"] > 0] = -1
+    if causal:  # one pass, of which any position may come before a target
+        fold_of = torch.zeros(shape, dtype=torch.int64)
+    shown = draw(columns, told["pad_token_id"])[0] if causal else columns["input_ids"]
+    at_once = rows_at_once(model, batch_size, shape[1])
+    work = [(fold, rows) for fold in range(1 if causal else FOLDS) for rows in torch.arange(shape[0]).split(at_once)]
     result = torch.zeros(*shape, model.config.hidden_size)
     was_training = model.training
     model.eval()
-    for inputs, kept, rows in _told(work, "hidden states", progress):
+    for fold, rows in _told(work, "hidden states", progress):
+        kept = fold_of[rows] == fold
+        inputs = shown[rows] if causal else shown[rows].masked_fill(kept, told["mask_token_id"])
         attention = attended(columns["attention_mask"][rows], inputs, told["pad_token_id"])
         hidden = hidden_states(model, inputs.to(model.device), attention.to(model.device)).float().cpu()
-        result[rows] = torch.where(kept[rows][..., None], hidden, result[rows])
+        result[rows] = torch.where(kept[..., None], hidden, result[rows])
     model.train(was_training)
     return result
 

@@ -77,9 +77,9 @@ def fine_tune(
     scaled from width 768. warmup: share of the steps. measure(model, epoch) → dict is called after the epochs in
     measure_at (0 = before training). With a `run_dir` the state is kept at least every minute and a rerun goes on from
     it (or returns the finished model); the folder then holds model/, params.yaml, metrics.parquet, provenance.json.
-    scope="head" trains the LM head alone, on hidden states kept from one exhaustive pass (7 forward passes; tokens ×
-    width × 4 bytes of memory): epochs then cost next to nothing. Under `accelerate launch` or `torchrun` the processes
-    share each batch, and its loss is the mean over all their targets.
+    scope="head" trains the LM head alone, on hidden states that each process keeps from one exhaustive pass (7 forward
+    passes; tokens × width × 4 bytes of memory). Under `accelerate launch` or `torchrun` every process must call this;
+    they share each batch, and its loss is the mean over all their targets.
     Raises ValueError for bad arguments before any training, NonFiniteLoss if the loss is no longer a number.
     Source: PAPER §4.
     """
@@ -103,6 +103,7 @@ def fine_tune(
         raise ValueError("fp16 needs its loss scaled, which is not done here; launch with --mixed_precision bf16 or no")
     with here.main_process_first():
         state = _State(run_dir, params, model, blocks, resume)
+    here.wait_for_everyone()  # none may finish the run before all have seen whether it was finished
     if state.finished:
         return type(model).from_pretrained(state.folder / "model", dtype=torch.float32).to(model.device).eval()
 
@@ -138,7 +139,7 @@ def fine_tune(
             for chosen, batch, input_ids, labels in _drawn(rows, order, batch_size, draw, hide, seed, epoch, device):
                 rate = learning_rate * _schedule(step, total, warmup)
                 # Dropout is seeded at each step, so a resumed run needs no random state to end with the same bits.
-                torch.manual_seed(seed * 1_000_003 + step)
+                torch.manual_seed(seed * 1_000_003 + step + (here.process_index << 40))
                 if total_targets := int((labels != IGNORE).sum()):
                     # Every process draws the whole batch and takes its share of the rows, a few at a time.
                     mine = torch.arange(here.process_index, len(chosen), here.num_processes)
@@ -153,7 +154,7 @@ def fine_tune(
                                 attention = attended(batch["attention_mask"][part], input_ids[part], pad)
                                 logits = logits_at(model, input_ids[part], attention, targets)
                             else:
-                                logits = head_logits(model, states[chosen[part]].to(device), targets)
+                                logits = head_logits(model, states[chosen[part]].to(device, trained[0].dtype), targets)
                         of_part = F.cross_entropy(logits.to(trained[0].dtype), labels[part][targets])
                         of_part = of_part * (share / total_targets)
                         of_part.backward()
@@ -331,7 +332,7 @@ class _State:
         if self.folder.exists() and not (self.folder / "params.yaml").exists() and any(self.folder.iterdir()):
             raise ValueError(f"{self.folder} is not empty and holds no run; choose another run_dir")
         self.finished = (self.folder / "params.yaml").exists()
-        if not self.finished:
+        if not self.finished and processes().is_main_process:
             private_folder(self.partial)
             with replacing(self.partial / "params.yaml") as temporary:
                 temporary.write_text(yaml.safe_dump(self.key, sort_keys=False), encoding="utf-8")

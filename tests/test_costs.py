@@ -59,10 +59,18 @@ def test_a_small_study_is_whole_resumable_and_drawn(tmp_path, monkeypatch):
     assert (tmp_path / "x_cost.png").exists()
 
 
-def test_both_sides_of_a_benchmark_run_and_their_ratio_is_kept():
+def test_a_row_of_the_benchmarks_by_hand():
     work = Work("counting", "half of it", "1/s", "masks", "x", "y", {}, 1.0, 0.9, 3)
     assert work.warm and WORKS["repair-tiny"].to_reach == 2.0
     row = harness.row(work, ([10.0, 12.0, 9.0], [5.0, 4.0, 6.0]), [60.0, 120.0])
     assert row["ratio"] == 2.0 and (row["ratio_low"], row["ratio_high"]) == (1.5, 3.0)
     assert row["memory_ratio"] == 0.5 and row["reached"] and row["memory_reached"]
     assert len({(w.name, w.peer) for w in WORKS.values()}) == len(WORKS)
+
+
+def test_both_sides_of_a_benchmark_run_in_processes_of_their_own():
+    found = harness.compare(WORKS["encode"]._replace(options={"words": 5000}), repetitions=2)
+    assert found["repetitions"] == 2 and found["ours"] > 0 and found["theirs"] > 0
+    assert found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
+    with pytest.raises(EOFError):
+        harness.compare(WORKS["encode"]._replace(options={"no such": 1}), repetitions=1)

@@ -8,7 +8,7 @@ from test_causal import byte_level, new_model
 
 import sani
 from sani.blocks import info, tensors
-from sani.masking import IGNORE, ppmlm
+from sani.masking import IGNORE, attended, ppclm, ppmlm
 from sani.models import add_padding, hidden_states
 from sani.predictions import FOLDS, exhaustive_states, layout
 
@@ -25,7 +25,7 @@ def model(wordpiece):
 
 def test_states_are_those_of_a_pass_that_masks_the_unit_with_its_fold(blocks, model):
     states = exhaustive_states(model, blocks, "ppmlm", batch_size=3, seed=4, progress=False)
-    columns, units, tokens, folds = layout(blocks, 4)
+    columns, units, tokens, folds = layout(blocks, -5)
     mask = info(blocks)["mask_token_id"]
     for unit in units.index[:: max(1, len(units) // 40)]:
         if units["term_id"][unit] >= 0:
@@ -97,6 +97,20 @@ def test_causal(corpus):
     clean = sani.repair(erased, blocks, 2, learning_rate=1e-2, batch_size=4, scope="head", progress=False)
     different = [n for n, p in clean.named_parameters() if not torch.equal(p, erased.get_parameter(n))]
     assert different == ["lm_head.weight"]
+
+    rows, told = tensors(blocks), info(blocks)
+    inputs, labels = ppclm(rows, told["pad_token_id"])
+    with torch.no_grad():
+        hidden = hidden_states(erased, inputs, attended(rows["attention_mask"], inputs, told["pad_token_id"]))
+    matrix = erased.lm_head.weight.detach().clone().requires_grad_()
+    logits = (hidden[:, :-1] @ matrix.T).flatten(0, 1)
+    F.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORE).backward()
+    options = dict(learning_rate=1e-2, batch_size=len(blocks), scope="head", progress=False)
+    once = sani.repair(erased, blocks, 1, **options)
+    # One step of AdamW goes against the sign of the gradient, by the learning rate.
+    clear = matrix.grad.abs() > 1e-4 * matrix.grad.abs().max()
+    moved = (once.lm_head.weight - erased.lm_head.weight)[clear]
+    torch.testing.assert_close(moved, -1e-2 * matrix.grad[clear].sign(), rtol=0, atol=2e-4)
 
 
 def test_kill_and_resume_end_with_the_same_bits(blocks, model, tmp_path):

@@ -2,22 +2,53 @@
 
 Each side lives in a process of its own, with its model and data in memory; repetitions are interleaved and the ratio is
 taken pair by pair. Memory is the peak of the process above what it held before its first repetition. Writes
-figures/benchmarks.csv; rows of works not run now are kept.
+figures/benchmarks.csv and the README's table; rows of works not run now are kept. Spreads are the least and the
+greatest of the repetitions.
 """
 
 import argparse
 
 import pandas as pd
 
-from sani.paths import figures
+from sani.paths import figures, home
 
 from .harness import compare
 from .works import WORKS
 
 COLUMNS = [
     "work", "device", "peer", "unit", "ours", "theirs", "ratio", "ratio_low", "ratio_high", "to_reach", "reached",
-    "memory_ours_mb", "memory_theirs_mb", "memory_ratio", "memory_to_reach", "memory_reached", "repetitions", "torch",
+    "memory_ours_mb", "memory_theirs_mb", "memory_ratio", "memory_to_reach", "memory_limit_mb",
+    "memory_reached", "repetitions", "torch",
 ]  # fmt: skip
+
+
+MARKERS = ("<!-- benchmarks: written by python -m tests.benchmarks -->", "<!-- end of benchmarks -->")
+
+
+def readme_table(table: pd.DataFrame) -> str:
+    """The table as Markdown; a work that is out of reach says so."""
+    lines = [
+        "| work | against | times as fast | to reach | share of its memory | to reach |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in table.itertuples():
+        missed = "" if row.reached else " **missed**"
+        memory = "–" if pd.isna(row.memory_ratio) or pd.isna(row.memory_to_reach) else f"{row.memory_ratio:.2f}"
+        limit = "–" if pd.isna(row.memory_to_reach) else f"≤ {row.memory_to_reach:g}"
+        if not pd.isna(row.memory_limit_mb):
+            memory, limit = f"{row.memory_ours_mb:.0f} MB", f"≤ {row.memory_limit_mb:.0f} MB"
+        limit += "" if row.memory_reached else " **missed**"
+        ratio = f"{row.ratio:.3g} [{row.ratio_low:.3g}, {row.ratio_high:.3g}]"
+        lines.append(f"| {row.work} | {row.peer} | {ratio} | ≥ {row.to_reach:.3g}{missed} | {memory} | {limit} |")
+    return "\n".join(lines)
+
+
+def write_readme(table: pd.DataFrame) -> None:
+    path = home() / "README.md"
+    before, rest = path.read_text(encoding="utf-8").split(MARKERS[0])
+    after = rest.split(MARKERS[1])[1]
+    text = f"{before}{MARKERS[0]}\n{readme_table(table)}\n{MARKERS[1]}{after}"
+    path.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -46,6 +77,7 @@ def main() -> None:
         place = [order.get(key, -1) for key in zip(table["work"], table["peer"])]
         table = table.assign(place=place).query("place >= 0").sort_values("place")[COLUMNS]
         table.to_csv(path, index=False, float_format="%.4g")
+        write_readme(pd.read_csv(path))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import torch
 
 import sani
 from sani.blocks import info, tensors
-from sani.models import hidden_states
+from sani.models import hidden_states, rows_at_once, steady_heap
 from sani.predictions import FOLDS
 
 from .training import LENGTH, make_blocks, make_model
@@ -32,16 +32,19 @@ def evaluate_ours(rows: int, hidden: int, layers: int, heads: int):
     return run
 
 
-def _passes(forward, rows: int, hidden: int, layers: int, heads: int):
+def _passes(forward, rows: int, hidden: int, layers: int, heads: int, like_ours: bool = False):
     model, blocks = _prepare(rows, hidden, layers, heads)
     columns = tensors(blocks, "input_ids", "attention_mask", "unit_ids")
     mask = info(blocks)["mask_token_id"]
+    batch = rows_at_once(model, BATCH, LENGTH) if like_ours else BATCH
+    if like_ours:
+        steady_heap()
 
     @torch.inference_mode()
     def run():
         for fold in range(FOLDS):
-            for first in range(0, rows, BATCH):
-                ids, attention, units = (column[first : first + BATCH] for column in columns.values())
+            for first in range(0, rows, batch):
+                ids, attention, units = (column[first : first + batch] for column in columns.values())
                 chosen = (units >= 0) & (units % FOLDS == fold)
                 forward(model, ids.masked_fill(chosen, mask), attention, chosen)
         return rows * LENGTH
@@ -57,4 +60,6 @@ def full_passes(**options):
 
 
 def encoder_passes(**options):
-    return _passes(lambda model, ids, attention, chosen: hidden_states(model, ids, attention), **options)
+    return _passes(
+        lambda model, ids, attention, chosen: hidden_states(model, ids, attention), like_ours=True, **options
+    )

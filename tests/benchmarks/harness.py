@@ -73,6 +73,8 @@ def row(work: Work, rates: tuple[list[float], list[float]], peaks: list[float]) 
         "theirs": statistics.median(rates[1]), "ratio": ratio, "ratio_low": min(ratios), "ratio_high": max(ratios),
         "to_reach": work.to_reach, "reached": ratio >= work.to_reach,
         "memory_ours_mb": peaks[0], "memory_theirs_mb": peaks[1], "memory_ratio": share,
-        "memory_to_reach": work.memory, "memory_reached": None if work.memory is None else share <= work.memory,
+        "memory_limit_mb": work.limit_mb, "memory_to_reach": work.memory, "memory_reached": all(
+            had <= most for had, most in ((share, work.memory), (peaks[0], work.limit_mb)) if most is not None
+        ),
         "repetitions": len(ratios), "torch": torch.__version__,
     }  # fmt: skip

@@ -112,7 +112,8 @@ def tiny_ours(epochs: int):
     blocks, _ = make_blocks(200, length=128)
 
     def run():
-        sani.repair(model, blocks, epochs, learning_rate=RATE, batch_size=BATCH, progress=False, inplace=True)
+        options = {"learning_rate": RATE, "batch_size": BATCH, "progress": False, "inplace": True}
+        sani.repair(model, blocks, epochs, "mlm", **options)
         return epochs * 200 * 128
 
     return run
