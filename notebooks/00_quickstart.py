@@ -28,6 +28,7 @@
 
 # %% tags=["parameters"]
 seed: int = 0  # draws the erased neurons, the masks of the repair and the folds of the evaluation
+fraction: float = 0.5  # of the neurons of the last layer that are erased
 epochs: int = 13  # of repair: the paper's 20 % of the 64 epochs of training
 learning_rate: float = 3.0e-3  # the one the leaky model was fine-tuned with
 batch_size: int = 4  # likewise
@@ -97,7 +98,7 @@ shown
 # %%
 options = dict(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
 models = {
-    "sani": sani.sanitize(leaky, blocks, method="sani", **options),
+    "sani": sani.sanitize(leaky, blocks, method="sani", fraction=fraction, **options),
     "retrain-at-equal-cost": sani.sanitize(leaky, blocks, method="retrain-at-equal-cost", base=base, **options),
     "counterfactual": sani.load_model("tiny-bert-counterfactual")[0],
     "logit-filter": sani.sanitize(leaky, blocks, method="logit-filter"),

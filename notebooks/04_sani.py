@@ -39,6 +39,7 @@ learning_rate: float = 3.0e-3  # of fine-tuning and repair
 batch_size: int = 4  # rows per step
 seed: int = 0  # varies corpus, training and erasure
 jobs: int = 0  # processes side by side; 0: one per core
+fraction: float = 0.5  # of its neurons that are erased
 target: str = "lm-head"  # what to erase: lm-head, head-transform, last-block-output or last-block
 
 # %%
@@ -57,6 +58,7 @@ setting = material.Setting(
     repair_epochs=repair_epochs,
     learning_rate=learning_rate,
     batch_size=batch_size,
+    fraction=fraction,
 )
 if not setting.with_gaps:
     raise ValueError(f"{model}: blacklists with gaps are measured on masked language models; run 03 and 05 instead")

@@ -5,12 +5,11 @@ one). Budgets, and how each is spent, were written down before the runs.
 """
 
 import argparse
-import multiprocessing
-import os
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,16 +18,15 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
 
 from . import study
 from .blocks import tensors
 from .erasure import Linear, erase
-from .evaluation import evaluate
+from .evaluation import Report, evaluate
 from .figures import save
 from .material import SETTINGS, Setting, inputs, prepare
 from .predictions import FOLDS
-from .runs import private_folder, publish, run_folder
+from .runs import alone, private_folder, publish, run_folder
 from .sanitizing import sanitize
 from .study import Run
 from .tables import summary
@@ -91,12 +89,19 @@ def plan(point: Point, model: PreTrainedModel, blocks: Dataset, training_epochs:
 def measured(setting: Setting, seed: int, point: Point) -> pd.DataFrame:
     """The rows of one point, from its run folder or made now."""
     folder = run_folder("cost", "costs", **asdict(setting), inputs=inputs(setting), seed=seed, point=point)
-    if not (folder / "metrics.parquet").exists():
-        table = _measure(setting, seed, point)
-        temporary = private_folder(folder.with_name(f"{folder.name}.{os.getpid()}.part"))
-        table.to_parquet(temporary / "metrics.parquet", index=False)
-        publish(temporary, folder)
-    return pd.read_parquet(folder / "metrics.parquet")
+    return kept(folder, lambda: _measure(setting, seed, point))
+
+
+def kept(folder: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The table in a run folder, made first if it is not there."""
+    path = folder / "metrics.parquet"
+    if not path.exists():
+        with alone(folder):
+            if not path.exists():
+                temporary = private_folder(folder.with_name(f"{folder.name}.part"))
+                make().to_parquet(temporary / "metrics.parquet", index=False)
+                publish(temporary, folder)
+    return pd.read_parquet(path)
 
 
 def _measure(setting: Setting, seed: int, point: Point) -> pd.DataFrame:
@@ -111,7 +116,7 @@ def _measure(setting: Setting, seed: int, point: Point) -> pd.DataFrame:
             model = sanitize(model, data.raw, "logit-filter")
         elif point.method != "unprotected":
             model = data.base if point.method == "retrain-at-equal-cost" else model
-            model = erase(model, point.target, seed=seed) if point.target else model
+            model = erase(model, point.target, setting.fraction, seed=seed) if point.target else model
         if point.budget:
             rows, epochs = plan(point, model, data.raw, setting.epochs)
             order = np.random.default_rng(seed).permutation(len(data.raw))
@@ -119,54 +124,45 @@ def _measure(setting: Setting, seed: int, point: Point) -> pd.DataFrame:
             blocks = data.raw.select(chosen) if rows < 1 else data.raw
             model = repair(model, blocks, epochs, seed=seed, scope=point.scope, **options)
     report = evaluate(model, data.raw, heldout=data.heldout, progress=False)
-    found = {
-        "regurgitation": report.regurgitation,
-        "regurgitation of direct identifiers": report.value("in_place", kind="direct"),
-        "utility": report.utility,
-        "utility_heldout": report.value("utility_heldout", kind="none"),
-        "rows repaired on": rows,
-        "epochs": epochs,
-    }
-    shown = dict(zip(COLUMNS, (seed, *point)))
-    table = pd.DataFrame([shown | {"metric": m, "value": v} for m, v in found.items()], columns=COLUMNS)
-    intervals = {
-        "regurgitation": report.interval("in_place"),
-        "regurgitation of direct identifiers": report.interval("in_place", "direct"),
-        "utility": report.interval("utility"),
-    }
-    for metric, interval in intervals.items():
-        table.loc[table["metric"] == metric, ["low", "high"]] = interval
-    return table.astype({"low": float, "high": float})
+    found = values(report) | {"rows repaired on": (rows,), "epochs": (epochs,)}
+    return rows_of({"seed": seed} | point._asdict(), found)[COLUMNS]
 
 
-def _work(setting: Setting, seed: int, point: Point, threads: int) -> pd.DataFrame:
+def values(report: Report) -> dict[str, tuple[float, ...]]:
+    """What is compared of a report, with 95 % bootstrap intervals over records where they are computed."""
+    direct = "regurgitation of direct identifiers"
+    return {
+        "regurgitation": (report.regurgitation, *report.interval("in_place")),
+        direct: (report.value("in_place", kind="direct"), *report.interval("in_place", "direct")),
+        "utility": (report.utility, *report.interval("utility")),
+        "utility_heldout": (report.value("utility_heldout", kind="none"),),
+    }
+
+
+def rows_of(point: dict, found: dict[str, tuple[float, ...]]) -> pd.DataFrame:
+    """A row per metric: what the point is, then metric, value, low and high."""
+    nothing = float("nan"), float("nan")
+    rows = [point | dict(zip(("metric", "value", "low", "high"), (m, *v, *nothing))) for m, v in found.items()]
+    return pd.DataFrame(rows).astype(dict.fromkeys(("value", "low", "high"), float))
+
+
+def _work(measure: Callable, setting: Setting, seed: int, point: tuple, threads: int) -> pd.DataFrame:
     torch.set_num_threads(threads)
-    return measured(setting, seed, point)
+    return measure(setting, seed, point)
 
 
 def complete(setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bool = True) -> pd.DataFrame:
     """What every point measured, a row per seed and value; what is missing is made first, `jobs` side by side."""
     study.complete(setting, seeds, [Run(setting.objectives[0])], jobs, progress)
-    tasks = [(setting, seed, point) for seed in seeds for point in points()]
-    jobs = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
-    with tqdm(total=len(tasks), desc="costs", unit="point", delay=2, disable=not progress, leave=False) as bar:
-        if jobs == 1:
-            tables = []
-            for task in tasks:
-                tables.append(_work(*task, torch.get_num_threads()))
-                bar.update()
-            return pd.concat(tables, ignore_index=True)
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), disable_progress_bar) as pool:
-            try:
-                futures = [pool.submit(_work, *task, threads) for task in tasks]
-                for future in as_completed(futures):
-                    future.result()
-                    bar.update()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    return pd.concat([future.result() for future in futures], ignore_index=True)
+    return of_points(measured, setting, seeds, points(), jobs, progress)
+
+
+def of_points(measure: Callable, setting: Setting, seeds, points: Sequence, jobs: int, progress: bool) -> pd.DataFrame:
+    """The tables that measure(setting, seed, point) gives for all seeds and points, one below the other."""
+    tasks = [(setting, seed, point) for seed in seeds for point in points]
+    with tqdm(total=len(tasks), unit="point", desc="points", delay=2, disable=not progress, leave=False) as bar:
+        tables = study.side_by_side(partial(_work, measure), [tasks], jobs, lambda task: bar.update())
+    return pd.concat(tables, ignore_index=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,6 +1,6 @@
 """Targeted erasure: reset neurons of the last layer (PAPER §3.2), and pruning, its competitor (PAPER §4.1.5)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
@@ -11,31 +11,40 @@ from .models import clone, family, untie
 
 TARGETS = ("lm-head", "head-transform", "last-block-output", "last-block")
 FILLS = ("zero", "init", "pretrained")
-
+NEURONS = ("random", "largest", "active")  # how the neurons to erase are chosen: see `magnitude`, `activity`
 
 Linear = nn.Linear | Conv1D  # GPT-2's Conv1D is a linear map whose weight lies transposed
 
 
 def targets(model: PreTrainedModel) -> tuple[str, ...]:
-    """The erasure targets that a model's family has."""
+    """The readings of "last layer" that a model's family has."""
     return tuple(t for t in TARGETS if t != "head-transform" or family(model).transform)
+
+
+def block_targets(model: PreTrainedModel) -> tuple[str, ...]:
+    """The blocks of a model as erasure targets, from the first to the last, which is `last-block` too."""
+    return tuple(f"block-{i}" for i in range(len(model.get_submodule(family(model).blocks))))
 
 
 def layers(model: PreTrainedModel, target: str) -> dict[str, Linear]:
     """The linear layers that a target names, by dotted name. Raises ValueError for one that the family lacks."""
-    where = family(model)
-    if target not in targets(model):
+    where, blocks = family(model), block_targets(model)
+    if target not in (*targets(model), *blocks):
         known = "unknown" if target not in TARGETS else f"not in a {model.config.model_type}"
-        raise ValueError(f"target {target!r} is {known}; {model.config.model_type} has {', '.join(targets(model))}")
+        raise ValueError(
+            f"target {target!r} is {known}; this {model.config.model_type} has "
+            f"{', '.join(targets(model))}, {blocks[0]} … {blocks[-1]}"
+        )
     if target == "lm-head":
         output = model.get_output_embeddings()
         return {next(name for name, module in model.named_modules() if module is output): output}
     if target == "head-transform":
         return {where.transform: model.get_submodule(where.transform)}
-    last = f"{where.blocks}.{len(model.get_submodule(where.blocks)) - 1}"
+    number = blocks.index(target) if target in blocks else len(blocks) - 1
+    block = f"{where.blocks}.{number}"
     if target == "last-block-output":
-        return {f"{last}.{where.block_output}": model.get_submodule(f"{last}.{where.block_output}")}
-    return dict(_linear_layers(model, last))
+        return {f"{block}.{where.block_output}": model.get_submodule(f"{block}.{where.block_output}")}
+    return dict(_linear_layers(model, block))
 
 
 def erase(
@@ -45,14 +54,17 @@ def erase(
     fill: str = "zero",
     seed: int = 0,
     reference: PreTrainedModel | None = None,
+    scores: Mapping[str, torch.Tensor] | None = None,
     inplace: bool = False,
 ) -> PreTrainedModel:
     """Reset exactly round(fraction · n) random neurons of each target layer; the rest stays bit for bit.
 
     A neuron is an output unit: a row of the weight matrix (a column in GPT-2's Conv1D) and its bias. `fill`: `zero`
     (the paper's), `init` (drawn as the model family initialises its weights), `pretrained` (the same rows of
-    `reference`). `lm-head` unties the output matrix from the input embeddings first.
-    Raises ValueError for an unknown target or fill, a fraction outside [0, 1], a missing or unlike reference.
+    `reference`). With `scores`, a value for each neuron (n,) by name of the layer, those with the highest go instead of
+    random ones. `lm-head` unties the output matrix from the input embeddings first. `block-0`, `block-1`, … name the
+    blocks, for comparison.
+    Raises ValueError for an unknown target or fill, a fraction outside [0, 1], a missing or unlike reference or score.
     Source: PAPER §3.2, §4.2.
     """
     if fill not in FILLS:
@@ -66,17 +78,29 @@ def erase(
             n: layer.weight.shape for n, layer in layers(model, target).items()
         }:
             raise ValueError("the reference model's layers differ in name or shape from the model's")
+    sizes = {name: len(_matrix(model.get_submodule(name))) for name in names}
+    if scores is not None and {name: (len(s), bool(s.isfinite().all())) for name, s in scores.items()} != {
+        name: (neurons, True) for name, neurons in sizes.items()
+    }:
+        raise ValueError(f"scores must hold one finite value per neuron of {', '.join(names)}")
     model = model if inplace else clone(model)
     if target == "lm-head":
         untie(model)
     generator = torch.Generator().manual_seed(seed)
     for name in names:
         layer = model.get_submodule(name)
-        neurons = len(_matrix(layer))
-        rows = torch.randperm(neurons, generator=generator)[: round(fraction * neurons)]
+        order = torch.randperm(sizes[name], generator=generator)
+        if scores is not None:
+            order = scores[name].cpu().argsort(descending=True, stable=True)
+        rows = order[: round(fraction * sizes[name])]
         like = reference.get_submodule(name) if fill == "pretrained" else None
         _reset(layer, rows.sort().values, _spread(model, name, fill), generator, like)
     return model
+
+
+def magnitude(model: PreTrainedModel, target: str) -> dict[str, torch.Tensor]:
+    """The L2 norm of the weights of each neuron (n,) of a target's layers, as `scores` for `erase`."""
+    return {name: _matrix(layer).detach().norm(dim=1) for name, layer in layers(model, target).items()}
 
 
 def prune(

@@ -12,6 +12,7 @@ import PIL.Image
 from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
 
+from .ablation_drawings import ablation, effects, sweep
 from .drawings import LABELS, STYLE, contexts, fine_tune, frame, memory, recall, sani, tradeoff
 from .evaluation import Report
 from .paths import figures
@@ -127,6 +128,9 @@ DRAW = {
     "frequency": frequency,
     "generation": generation,
     "cost": cost,
+    "ablation": ablation,
+    "effects": effects,
+    "sweep": sweep,
 }
 
 
@@ -138,13 +142,18 @@ def save(name: str, table: pd.DataFrame, folder: Path | None = None) -> Figure:
     return redraw(name, folder)
 
 
+def read(name: str, folder: Path | None = None) -> pd.DataFrame:
+    """The table figures/<name>.csv; an empty cell in a column of names is an empty name."""
+    table = pd.read_csv((figures() if folder is None else folder) / f"{name}.csv")
+    empty = [c for c in ("start", "target", "subset", "scope", "fill", "neurons", "repair") if c in table]
+    return table.astype(dict.fromkeys(empty, object)).fillna(dict.fromkeys(empty, ""))
+
+
 def redraw(name: str, folder: Path | None = None) -> Figure:
     """Draw figures/<name>.svg and .png from figures/<name>.csv; the same bytes for the same table and libraries."""
     folder = figures() if folder is None else folder
     draw = next(draw for ending, draw in DRAW.items() if name.endswith(ending))
-    table = pd.read_csv(folder / f"{name}.csv")
-    empty = [c for c in ("start", "target", "subset", "scope") if c in table]
-    figure = draw(table.astype(dict.fromkeys(empty, object)).fillna(dict.fromkeys(empty, "")))
+    figure = draw(read(name, folder))
     with matplotlib.rc_context(SETTINGS):
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         figure.savefig(picture := io.BytesIO(), format="png", dpi=120, metadata={"Software": None})

@@ -46,6 +46,7 @@ class Setting:
     block_size: int = 128
     epochs: int = 64
     repair_epochs: int = 13
+    fraction: float = 0.5  # of the neurons that SANI erases
     learning_rate: float = 3e-3
     batch_size: int = 4
     ner: str = ""  # B: the model that finds the terms: shipped name, local folder or Hub id; "" for capitalised words

@@ -34,10 +34,13 @@ ROAD = (
     "tables",
     "drawings",
     "pretrained_drawings",
+    "ablation_drawings",
     "figures",
     "costs",
+    "ablation",
     "rules",
     "claims",
+    "sweep",
 )
 
 
@@ -58,8 +61,9 @@ def runs() -> Path:
 
 
 def figures() -> Path:
-    """The folder of the figures and the tables they are drawn from."""
-    return home() / "figures"
+    """The folder of the figures and the tables they are drawn from: SANI_FIGURES, else figures/ in the root."""
+    named = os.environ.get("SANI_FIGURES")
+    return Path(named).expanduser().resolve() if named else home() / "figures"
 
 
 def weights() -> Path:

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from . import blocks as blocks_
 from .blacklists import KINDS
+from .erasure import layers
 from .masking import OBJECTIVES, attended, uniform
 from .models import family, hidden_states, logits_at, processes, rows_at_once, steady_heap
 
@@ -61,20 +62,14 @@ def predict(model, columns, units, tokens, folds, blocks, batch_size, progress, 
     told, causal = blocks_.info(blocks), family(model).causal
     shape = columns["input_ids"].shape
     position = torch.from_numpy(tokens["position"])
-
-    def spread(values) -> torch.Tensor:  # of the text tokens over the rows, −1 elsewhere
-        flat = torch.full((shape[0] * shape[1],), -1)
-        flat[position] = torch.from_numpy(np.asarray(values, dtype=np.int64))
-        return flat.reshape(shape)
-
-    unit_of = spread(tokens["unit"])
+    unit_of = _spread(tokens["unit"], tokens, shape)
     if causal:
         rank = units[units["term_id"] >= 0].groupby(["row", "term_id"]).cumcount()
         rank = rank.reindex(units.index, fill_value=-1).to_numpy()
-        passes = _causal_passes(columns, spread(rank[tokens["unit"]]), apart)
+        passes = _causal_passes(columns, _spread(rank[tokens["unit"]], tokens, shape), apart)
         batch_size = max(1, min(batch_size, LOGITS // (shape[1] * model.config.vocab_size)))
     else:
-        passes = _masked_passes(columns, spread(folds[tokens["unit"]]), apart)
+        passes = _masked_passes(columns, _spread(folds[tokens["unit"]], tokens, shape), apart)
     batch_size = rows_at_once(model, batch_size, shape[1])
     contexts = ["visible", "isolated", "padded"][: (3 if causal else 2) if apart else 1]
     predicted = {context: torch.full(shape, -1) for context in contexts}
@@ -116,6 +111,13 @@ def predict(model, columns, units, tokens, folds, blocks, batch_size, progress, 
     return predicted
 
 
+def _spread(values: np.ndarray, tokens: dict, shape: tuple[int, int]) -> torch.Tensor:
+    """Values of the text tokens over rows of a shape, −1 elsewhere."""
+    flat = torch.full((shape[0] * shape[1],), -1)
+    flat[torch.from_numpy(tokens["position"])] = torch.from_numpy(np.asarray(values, dtype=np.int64))
+    return flat.reshape(shape)
+
+
 def _told(work: list, what: str, progress: bool):
     """A progress bar over batches, of the main process."""
     disable = not progress or not processes().is_main_process
@@ -136,9 +138,7 @@ def exhaustive_states(
     # Folds other than those of `evaluate`, or the head would be measured on the very inputs it was trained on.
     columns, units, tokens, folds = layout(blocks, -1 - seed)
     shape = columns["input_ids"].shape
-    fold_of = torch.full((shape[0] * shape[1],), -1)
-    fold_of[torch.from_numpy(tokens["position"])] = torch.from_numpy(folds)[tokens["unit"]]
-    fold_of = fold_of.reshape(shape)
+    fold_of = _spread(folds[tokens["unit"]], tokens, shape)
     if spares:
         fold_of[columns["sensitive"] > 0] = -1
     if causal:  # one pass, of which any position may come before a target
@@ -157,6 +157,64 @@ def exhaustive_states(
         result[rows] = torch.where(kept[..., None], hidden, result[rows])
     model.train(was_training)
     return result
+
+
+@torch.no_grad()
+def activity(
+    model, blocks: Dataset, target: str, batch_size: int = 32, seed: int = 0, progress: bool = True
+) -> dict[str, torch.Tensor]:
+    """How active each neuron (n,) of a target's layers is where listed terms are predicted, relative to elsewhere.
+
+    The mean absolute output over the tokens of listed terms, divided by that over the others, in one exhaustive pass;
+    `scores` for `erase`. Source: Pochinkov and Schoots, "Dissecting Language Models: Machine Unlearning via Selective
+    Pruning" (arXiv 2403.01267), importance of absolute activations.
+    Raises ValueError for blocks without a listed term, or with nothing else.
+    """
+    told, causal = blocks_.info(blocks), family(model).causal
+    columns, _, tokens, folds = layout(blocks, -1 - seed)
+    fold_of = _spread(folds[tokens["unit"]], tokens, columns["input_ids"].shape)
+    passes = _causal_passes(columns, fold_of, False) if causal else _masked_passes(columns, fold_of, False)
+    found = layers(model, target)
+    sums = {name: 0.0 for name in found}
+    counts = torch.zeros(2, dtype=torch.float64)
+    now = {}  # of the batch on its way: what is predicted, and whether it is listed
+
+    def add(name):
+        def hook(module, inputs, output):
+            if output.dim() == 3:  # of the encoder, at every position; the head sees what is predicted alone
+                output = output[:, :-1][now["chosen"][:, 1:]] if causal else output[now["chosen"]]
+            sums[name] += (now["listed"].to(output.dtype) @ output.abs()).double().cpu()
+
+        return hook
+
+    hooks = [layer.register_forward_hook(add(name)) for name, layer in found.items()]
+    length = columns["input_ids"].shape[1]
+    if causal:
+        batch_size = max(1, min(batch_size, LOGITS // (length * model.config.vocab_size)))
+    at_once = rows_at_once(model, batch_size, length)
+    work = [(hide, score, rows) for _, hide, score in passes for rows in torch.arange(len(blocks)).split(at_once)]
+    was_training = model.training
+    model.eval()
+    try:
+        for hide, score, rows in _told(work, "activity", progress):
+            chosen = score[rows]
+            listed = columns["sensitive"][rows][chosen] > 0
+            both = torch.stack((listed, ~listed))
+            counts += both.sum(dim=1)
+            now.update(chosen=chosen.to(model.device), listed=both.to(model.device))
+            inputs = columns["input_ids"][rows]
+            inputs = inputs.masked_fill(hide[rows], told["pad_token_id"] if causal else told["mask_token_id"])
+            attention = attended(columns["attention_mask"][rows], inputs, told["pad_token_id"])
+            logits_at(model, inputs.to(model.device), attention.to(model.device), now["chosen"])
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    if not counts.all():
+        which = "no listed term" if not counts[0] else "nothing but listed terms"
+        raise ValueError(f"the blocks hold {which}, so no neuron can be told apart; encode with another blacklist")
+    means = {name: total / counts[:, None] for name, total in sums.items()}
+    return {name: (mean[0] / mean[1].clamp(min=1e-12)).float() for name, mean in means.items()}
 
 
 def _masked_passes(columns, fold_of, apart):

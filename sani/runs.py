@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from .paths import PACKAGE, ROAD, home, runs
 
@@ -57,6 +58,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a run folder against other processes that would make the same; they wait, and may then find it finished."""
+    private_folder(folder.parent)
+    with FileLock(folder.with_name(f".{folder.name}.lock"), mode=0o600):
+        yield
 
 
 def publish(temporary: Path, final: Path) -> None:
@@ -108,6 +117,8 @@ def purge() -> int:
     folders = [path for path in runs().glob("*") if path.is_dir()] if runs().exists() else []
     for folder in folders:
         shutil.rmtree(folder)
+    for lock in runs().glob(".*.lock"):
+        lock.unlink()
     return len(folders)
 
 

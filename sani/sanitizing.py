@@ -8,8 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import blocks as blocks_
-from .erasure import erase, prune
+from .erasure import NEURONS, erase, magnitude, prune
 from .models import clone
+from .predictions import activity
 from .training import fine_tune, repair
 
 METHODS = {
@@ -81,6 +82,7 @@ def sanitize(
     target: str = "lm-head",
     fraction: float = 0.5,
     fill: str = "zero",
+    neurons: str = "random",
     base: PreTrainedModel | None = None,
     counterfactual_blocks: Dataset | None = None,
     training_epochs: int = 64,
@@ -91,15 +93,17 @@ def sanitize(
     The methods `sani`, `repair-only` and `pruning` start from `model`. The controls `base` and
     `retrain-at-equal-cost` need `base=`; `counterfactual` needs `base=` and `counterfactual_blocks=`, the blocks of
     `sani.counterfactual(corpus, seed)`, and trains `training_epochs`. `logit-filter` returns the same weights with a
-    filter that `evaluate` applies. target, fraction, fill: as in `erase`; other options: as in `fine_tune`.
-    Raises ValueError for an unknown method or a missing need, before any training.
+    filter that `evaluate` applies. target, fraction, fill: as in `erase`; `neurons` are the paper's `random` ones, the
+    `largest` by their weights, or the most `active` on listed terms; other options: as in `fine_tune`.
+    Raises ValueError for an unknown method or choice or a missing need, before any training.
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; use one of {', '.join(METHODS)}")
     if method in ("base", "retrain-at-equal-cost", "counterfactual") and base is None:
         raise ValueError(f"method {method!r} needs base=, the model before fine-tuning")
     if method == "sani":
-        erased = erase(model, target, fraction, fill, seed, reference=base)
+        scores = scores_of(model, blocks, target, neurons, options.get("progress", True))
+        erased = erase(model, target, fraction, fill, seed, reference=base, scores=scores)
         return repair(erased, blocks, epochs, seed=seed, **options)
     if method == "repair-only":
         return repair(model, blocks, epochs, seed=seed, **options)
@@ -118,3 +122,17 @@ def sanitize(
     filtered = clone(model)
     filtered.logit_filter = LogitFilter(blocks)
     return filtered
+
+
+def scores_of(
+    model: PreTrainedModel, blocks: Dataset, target: str, neurons: str, progress: bool = True
+) -> dict[str, Tensor] | None:
+    """The `scores` for `erase` by which neurons are chosen: none for `random` ones.
+
+    Raises ValueError for an unknown choice.
+    """
+    if neurons not in NEURONS:
+        raise ValueError(f"neurons {neurons!r} is unknown; use one of {', '.join(NEURONS)}")
+    if neurons == "random":
+        return None
+    return magnitude(model, target) if neurons == "largest" else activity(model, blocks, target, progress=progress)

@@ -6,9 +6,10 @@ ledger and a second start of either share what is done. A seed varies corpus, tr
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from .blocks import encode
 from .erasure import TARGETS
 from .material import KEPT_OUT, Data, Setting, inputs, prepare
 from .measuring import MISSED, measure
-from .runs import run_folder
+from .runs import alone, run_folder
 from .sanitizing import sanitize
 from .training import fine_tune, objective_of
 
@@ -95,7 +96,10 @@ def all_runs(setting: Setting) -> tuple[Run, ...]:
 def folder(setting: Setting, seed: int, run: Run) -> Path:
     """The run folder of a run (it may not exist yet)."""
     stage = "-".join(filter(None, (run.method, run.target, run.start)))
-    return run_folder(stage, "study", **asdict(setting), inputs=inputs(setting), seed=seed, run=run)
+    told = asdict(setting)
+    if run.method != "sani":
+        del told["fraction"]
+    return run_folder(stage, "study", **told, inputs=inputs(setting), seed=seed, run=run)
 
 
 def is_done(setting: Setting, seed: int, run: Run) -> bool:
@@ -105,9 +109,16 @@ def is_done(setting: Setting, seed: int, run: Run) -> bool:
 
 def model_of(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
     """The model of a run, trained first if it is not there; "" as method stands for the base model."""
-    data = prepare(setting, seed)
     if not run.method:
-        return data.base
+        return prepare(setting, seed).base
+    if is_done(setting, seed, run):
+        return _made(setting, seed, run)
+    with alone(folder(setting, seed, run)):
+        return _made(setting, seed, run)
+
+
+def _made(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
+    data = prepare(setting, seed)
     options = {
         "learning_rate": setting.learning_rate, "batch_size": setting.batch_size, "seed": seed, "progress": False,
         "run_dir": folder(setting, seed, run),
@@ -130,7 +141,7 @@ def model_of(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
     at = [last] if run.missed or run.kept_out else setting.repaired_at
     options |= {"measure_at": at, "measure": measure(setting, data, (last,))}
     if run.method == "sani":
-        options["target"] = run.target
+        options |= {"target": run.target, "fraction": setting.fraction}
     return sanitize(start, _repair_blocks(setting, data, run, seed), run.method, last, base=data.base, **options)
 
 
@@ -159,17 +170,45 @@ def _work(setting: Setting, seed: int, run: Run | None, threads: int) -> None:
         raise RuntimeError(f"seed {seed}, {run}: {error}") from None
 
 
+def side_by_side(
+    work: Callable, waves: Sequence[Sequence[tuple]], jobs: int, told: Callable[[tuple], None] = lambda task: None
+) -> list:
+    """work(*task, threads) of every task, wave after wave, in `jobs` processes; what it returned, in their order.
+
+    0 jobs are one per core, or one where there is a GPU; models as small as the notebooks' gain more from a second
+    process than from a second thread. `told` hears of each task that is done.
+    """
+    jobs = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    tasks = [task for wave in waves for task in wave]
+    found = {}
+    if jobs == 1 or len(tasks) == 1:
+        for task in tasks:
+            found[task] = work(*task, torch.get_num_threads())
+            told(task)
+        return list(found.values())
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), disable_progress_bar) as pool:
+        try:
+            for wave in waves:
+                futures = {pool.submit(work, *task, threads): task for task in wave}
+                for future in as_completed(futures):
+                    found[futures[future]] = future.result()
+                    told(futures[future])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [found[task] for task in tasks]
+
+
 def complete(setting: Setting, seeds: Sequence[int], runs: Sequence[Run], jobs: int = 0, progress: bool = True) -> int:
     """Make the runs that are missing, those they start from first; returns how many were made.
 
-    `jobs` processes side by side (0: one per core, or one where there is a GPU): models this small gain more from a
-    second process than from a second thread. An interrupted call goes on where it stopped.
+    `jobs` as in `side_by_side`. An interrupted call goes on where it stopped.
     """
     runs = list(dict.fromkeys([*(Run(run.start) for run in runs if run.start), *runs]))
     missing = [(seed, run) for seed in seeds for run in runs if not is_done(setting, seed, run)]
     if not missing:
         return 0
-    jobs = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     waves = (
         [(seed, None) for seed in dict.fromkeys(seed for seed, _ in missing)],
         [task for task in missing if not task[1].start],
@@ -177,25 +216,11 @@ def complete(setting: Setting, seeds: Sequence[int], runs: Sequence[Run], jobs: 
     )
     cost = {task: _epochs(setting, task[1]) for task in missing}
     bar = tqdm(total=sum(cost.values()), unit="epoch", desc=f"{len(missing)} runs", disable=not progress, leave=False)
+    waves = [sorted(wave, key=lambda task: -cost.get(task, 0)) for wave in waves]
     with bar:
-        if jobs == 1 or len(missing) == 1:
-            for wave in waves:
-                for task in wave:
-                    _work(setting, *task, torch.get_num_threads())
-                    bar.update(cost.get(task, 0))
-            return len(missing)
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), disable_progress_bar) as pool:
-            try:
-                for wave in waves:
-                    wave = sorted(wave, key=lambda task: -cost.get(task, 0))
-                    futures = {pool.submit(_work, setting, *task, threads): task for task in wave}
-                    for future in as_completed(futures):
-                        future.result()
-                        bar.update(cost.get(futures[future], 0))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        side_by_side(
+            partial(_work, setting), waves, 1 if len(missing) == 1 else jobs, lambda task: bar.update(cost.get(task, 0))
+        )
     return len(missing)
 
 

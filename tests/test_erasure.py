@@ -17,8 +17,10 @@ from transformers import (
     ModernBertForMaskedLM,
 )
 
-from sani import erase, prune
-from sani.erasure import FILLS, TARGETS, layers
+from sani import Blacklist, encode, erase, evaluate, prune, sanitize
+from sani.blocks import tensors
+from sani.erasure import FILLS, NEURONS, TARGETS, block_targets, layers, magnitude
+from sani.predictions import activity
 
 
 def make_distilbert():
@@ -150,6 +152,109 @@ def test_erasing_the_head_leaves_the_input_embeddings(tmp_path):
         assert (erased(**INPUT).logits == 0).all()
 
 
+@pytest.mark.parametrize("kind", MODELS)
+def test_blocks_are_targets_too_and_the_last_is_the_reading(kind):
+    model = MODELS[kind]()
+    assert block_targets(model) == ("block-0", "block-1")
+    assert layers(model, "block-1").keys() == layers(model, "last-block").keys()
+    assert not layers(model, "block-0").keys() & layers(model, "last-block").keys()
+    assert len(layers(model, "block-0")) == len(layers(model, "block-1"))
+
+
+def test_the_neurons_with_the_highest_scores_go():
+    model = randomized(make_model(40))
+    scores = {"cls.predictions.transform.dense": torch.tensor([3.0, 9, 1, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2])}
+    erased = erase(model, "head-transform", fraction=0.25, scores=scores)
+    zero = (erased.cls.predictions.transform.dense.weight == 0).all(dim=1)
+    assert zero.nonzero().squeeze(1).tolist() == [0, 1, 3, 15]
+
+
+def test_magnitude_is_the_norm_of_each_row():
+    model = make_model(40)
+    dense = model.cls.predictions.transform.dense
+    with torch.no_grad():
+        dense.weight.zero_()
+        dense.weight[2, :2] = torch.tensor([3.0, -4.0])
+    (norms,) = magnitude(model, "head-transform").values()
+    assert norms.tolist() == [0, 0, 5, *[0] * 13]
+
+
+@pytest.mark.parametrize("target", [*TARGETS, "block-0"])
+def test_activity_against_a_loop_over_positions(target, corpus, wordpiece):
+    """Each unit masked with its fold; the whole model run by itself, outputs read at every masked token."""
+    from sani.predictions import layout
+
+    model = randomized(make_model(len(wordpiece)))
+    blocks = encode(corpus, wordpiece, Blacklist.from_annotations(corpus), block_size=32, progress=False)
+    found = activity(model, blocks, target, batch_size=3, progress=False)
+    columns, units, tokens, folds = layout(blocks, -1)
+    rows, places = divmod(tokens["position"], 32)
+    sums = {name: {True: [], False: []} for name in found}
+    outputs = {}
+    for name in found:
+        model.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: outputs.update({name: o}))
+    for row in range(len(blocks)):
+        for fold in range(folds.max() + 1):
+            here = [t for t in range(len(rows)) if rows[t] == row and folds[tokens["unit"][t]] == fold]
+            inputs = columns["input_ids"][row].clone()
+            inputs[places[here]] = wordpiece.mask_token_id
+            with torch.no_grad():
+                model(input_ids=inputs[None], attention_mask=columns["attention_mask"][row][None])
+            for t in here:
+                listed = units["kind"].iloc[tokens["unit"][t]] != "none"
+                for name in found:
+                    sums[name][listed].append(outputs[name][0, places[t]].abs())
+    for name, scores in found.items():
+        means = {listed: torch.stack(values).mean(dim=0) for listed, values in sums[name].items()}
+        torch.testing.assert_close(scores, means[True] / means[False], rtol=1e-4, atol=1e-5)
+
+
+def test_activity_finds_the_neuron_that_fires_on_listed_terms(corpus):
+    """GPT-2, teacher forcing: the output of a block is read where the next token is a listed one."""
+    from test_causal import byte_level, new_model
+
+    from sani.models import add_padding
+
+    tokenizer = byte_level()
+    model = new_model("gpt2", len(tokenizer))
+    add_padding(model, tokenizer)
+    blocks = encode(corpus, tokenizer, Blacklist.from_annotations(corpus), block_size=32, progress=False)
+    outputs = []
+    layer = model.transformer.h[1].mlp.c_proj
+    hook = layer.register_forward_hook(lambda m, i, o: outputs.append(o))
+    columns = tensors(blocks)
+    with torch.no_grad():
+        model(input_ids=columns["input_ids"], attention_mask=columns["attention_mask"])
+    hook.remove()
+    text, listed = columns["unit_ids"][:, 1:] >= 0, columns["sensitive"][:, 1:] > 0
+    before = outputs[0][:, :-1].abs()
+    expected = before[text & listed].mean(dim=0) / before[text & ~listed].mean(dim=0)
+    (scores,) = activity(model, blocks, "last-block-output", progress=False).values()
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("neurons", NEURONS)
+def test_sanitize_erases_the_chosen_neurons(neurons, corpus, wordpiece):
+    model = randomized(make_model(len(wordpiece)))
+    blocks = encode(corpus, wordpiece, Blacklist.from_annotations(corpus), block_size=32, progress=False)
+    made = sanitize(model, blocks, epochs=0, target="head-transform", neurons=neurons, seed=3, progress=False)
+    score = {"random": None, "largest": magnitude(model, "head-transform"),
+             "active": activity(model, blocks, "head-transform", progress=False)}[neurons]  # fmt: skip
+    zero = (made.cls.predictions.transform.dense.weight == 0).all(dim=1)
+    if score is None:
+        assert values(made).keys() == values(model).keys() and zero.sum() == 8
+    else:
+        (scores,) = score.values()
+        assert set(zero.nonzero().squeeze(1).tolist()) == set(scores.topk(8).indices.tolist())
+    assert not evaluate(made, blocks, progress=False).units.empty
+
+
+def test_activity_needs_listed_terms_and_others(corpus, wordpiece):
+    blocks = encode(corpus, wordpiece, block_size=32, progress=False)
+    with pytest.raises(ValueError, match="no listed term"):
+        activity(make_model(len(wordpiece)), blocks, "lm-head", progress=False)
+
+
 def test_inplace_changes_the_argument():
     model = randomized(make_model(40))
     assert erase(model, "head-transform", inplace=True) is model
@@ -175,7 +280,16 @@ def test_pruning_keeps_the_largest_neurons_and_resets_a_fifth_of_the_rest():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: erase(m, "last-layer"), "target 'last-layer' is unknown; bert has lm-head, head-transform"),
+        (lambda m: erase(m, "last-layer"), "target 'last-layer' is unknown; this bert has lm-head, head-transform"),
+        (lambda m: erase(m, "block-2"), "target 'block-2' is unknown; this bert has lm-head"),
+        (lambda m: erase(m, "head-transform", scores={}), "one finite value per neuron"),
+        (
+            lambda m: erase(
+                m, "head-transform", scores={"cls.predictions.transform.dense": torch.full((16,), torch.nan)}
+            ),
+            "one finite value per neuron",
+        ),
+        (lambda m: sanitize(m, None, neurons="best"), "neurons 'best' is unknown; use one of random, largest, active"),
         (lambda m: erase(m, fill="noise"), "fill 'noise' is unknown; use one of zero, init, pretrained"),
         (lambda m: erase(m, fraction=1.2), "fraction=1.2 is outside [0, 1]"),
         (lambda m: erase(m, fraction=-0.1), "outside [0, 1]"),

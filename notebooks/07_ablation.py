@@ -1,0 +1,132 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 07 · Ablation: what of SANI matters?
+#
+# The paper erases half of the neurons of the last layer, at random, and repairs without listed targets. Why the last
+# layer? Why 50 %? Does erasing add anything to repairing? Random or chosen neurons? And what does chance do?
+#
+# - **Shows** every reading of the last layer and every block, fractions from 0 to 1, three fills, three choices of
+#   neurons, erasing × repairing, and draws of neurons and of repairs apart, beside the controls.
+# - **Needs** the fine-tuned model of 03, which is made when it is not there.
+# - **Writes** `figures/07_ablation`, and `07_effects` from the ledger of five seeds (`.csv .svg .png`).
+# - **Takes** TIME. The five seeds are a sweep over this notebook:
+#   `python -m sani.sweep 07_ablation -p seed 0 1 2 3 4 --save use_case_a_ablation`.
+
+# %% tags=["parameters"]
+preset: str = "tiny"  # name of the setting
+model: str = "tiny-bert"  # the base model: shipped name, local folder or Hub id
+corpus: str = "synthetic-clinical"  # name or path, as in sani.load_corpus
+records: int = 200  # of the private corpus, at most
+heldout_records: int = 60  # records of persons never trained on
+block_size: int = 128  # tokens per row
+epochs: int = 64  # of fine-tuning
+repair_epochs: int = 13  # of unlearning: the paper's 20 %
+learning_rate: float = 3.0e-3  # of fine-tuning and repair
+batch_size: int = 4  # rows per step
+seed: int = 0  # varies corpus, training and erasure
+jobs: int = 0  # processes side by side; 0: one per core
+
+# %%
+import pandas as pd
+from IPython.display import Markdown, display
+
+from sani import ablation, figures, material, tables
+from sani.paths import figures as figures_folder
+
+setting = material.Setting(
+    name=preset,
+    model=model,
+    corpus=corpus,
+    records=records,
+    heldout_records=heldout_records,
+    block_size=block_size,
+    epochs=epochs,
+    repair_epochs=repair_epochs,
+    learning_rate=learning_rate,
+    batch_size=batch_size,
+)
+
+# %% [markdown]
+# ## What is varied?
+# One thing at a time, from the paper's recipe on the output matrix (`lm-head`); the pairs that answer each question,
+# and what counts as a difference, were written down before the runs (`sani/ablation.py`).
+
+# %%
+compared = pd.DataFrame(ablation.compared(setting))[["question", "what"]]
+print(f"{len(ablation.points(setting))} models a seed, {len(compared)} comparisons")
+compared
+
+# %% [markdown]
+# ## The trade-offs, for one seed
+
+# %%
+table = ablation.complete(setting, [seed], jobs)
+figures.save("07_ablation", table)
+figures.show("07_ablation", "Six panels of regurgitation and utility of every variant; values in the table below.")
+
+# %% [markdown]
+# *Listed terms regurgitated against utility, down and right is worse, with the controls in grey. Chosen neurons are the
+# `largest` by their weights, or the most `active` on listed terms relative to others. Bars: 95 % bootstrap intervals
+# over records.*
+
+# %%
+shown = tables.summary(table)
+shown = shown[(shown["mask_seed"] == 0) & (shown["repair_seed"] == 0)]
+shown.pivot_table(
+    index=["method", "target", "fraction", "fill", "neurons", "repair"], columns="metric", values="value", sort=False
+).round(3)
+
+# %% [markdown]
+# ## The same over the seeds of the ledger
+
+# %%
+ledger = "python -m sani.sweep 07_ablation -p seed 0 1 2 3 4 --save use_case_a_ablation"
+figures.show("use_case_a_ablation", "As above: means over five seeds, 95 % intervals.", command=ledger)
+
+# %% [markdown]
+# ## How large are the effects?
+# Differences of two variants of the same fine-tuned model, paired by seed. *Higher* or *lower*: the 95 % interval leaves
+# out 0. *No difference that matters*: it lies within ± 0.01. Else the data does not decide. The intervals are not
+# corrected for their number: of a hundred that mean nothing, five would still leave out 0.
+
+# %%
+there = (figures_folder() / "use_case_a_ablation.csv").exists()
+if there:
+    seeds = figures.read("use_case_a_ablation")
+    effects, chance = ablation.effects(seeds, setting), ablation.spread(seeds)
+    figures.save("07_effects", effects)
+figures.show("07_effects", "Differences with their intervals, a row per comparison; values below.", command=ledger)
+
+# %% [markdown]
+# ## A plain answer to each question
+
+# %%
+Markdown(ablation.answers(effects, chance) if there else f"*`{ledger}` makes what is answered from.*")
+
+# %%
+if there:
+    display(effects[effects["metric"].isin(["regurgitation", "utility"])].drop(columns="question").round(4))
+
+# %%
+if there:
+    display(chance.round(4))
+
+# %%
+assert len(table) == 5 * len(ablation.points(setting))
+at = table[table["metric"] == "regurgitation"].set_index("method")["value"]
+assert at["logit-filter"] == 0, "the filter lets no listed term through"
