@@ -101,14 +101,15 @@ figures.show("use_case_a_ablation", "As above: means over five seeds, 95 % inter
 # %% [markdown]
 # ## How large are the effects?
 # Differences of two variants of the same fine-tuned model, paired by seed. *Higher* or *lower*: the 95 % interval leaves
-# out 0. *No difference that matters*: it lies within ± 0.01. Else the data does not decide. The intervals are not
-# corrected for their number: of a hundred that mean nothing, five would still leave out 0.
+# out 0. *No difference that matters*: it holds 0 and lies within ± 0.01. Else the data does not decide. The intervals are
+# not corrected for their number: of a hundred that mean nothing, five would still leave out 0. Where little is said at
+# all, a difference below 0.01 may still be a multiple: read it beside the levels above.
 
 # %%
 there = (figures_folder() / "use_case_a_ablation.csv").exists()
 if there:
     seeds = figures.read("use_case_a_ablation")
-    effects, chance = ablation.effects(seeds, setting), ablation.spread(seeds)
+    effects, chance = ablation.effects(seeds, material.SETTINGS["tiny"]), ablation.spread(seeds)
     figures.save("07_effects", effects)
 figures.show("07_effects", "Differences with their intervals, a row per comparison; values below.", command=ledger)
 

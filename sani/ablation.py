@@ -26,6 +26,7 @@ FRACTIONS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 DRAWS = 5  # of the neurons, and of the repair's order and masks
 STEP = 1000  # from one draw's seed to the next, so that none is the seed of another corpus
 MARGIN = 0.01  # a difference in regurgitation or utility that does not matter
+UNDECIDED = "the data does not decide"
 ISOLATED = "regurgitation of direct identifiers, isolated"
 COMPARED = ("regurgitation", "regurgitation of direct identifiers", "utility", "utility_heldout")
 
@@ -62,6 +63,7 @@ class Comparison(NamedTuple):
     what: str
     point: Point
     against: Point
+    beyond: tuple[Point, Point] | None = None  # a difference of two other points, which is subtracted
 
 
 def compared(setting: Setting) -> list[Comparison]:
@@ -78,6 +80,10 @@ def compared(setting: Setting) -> list[Comparison]:
     adds = "Does erasing add anything to repairing?"
     found += [Comparison(adds, f"{target} erased, or nothing", sani(target), sani(fraction=0)) for target in read]
     found += [Comparison(adds, f"{block} erased, or nothing", sani(block), sani(fraction=0)) for block in blocks]
+    ordinary = sani(repair="ordinary"), sani(fraction=0, repair="ordinary")
+    found.append(Comparison(adds, "lm-head erased, or nothing, both with ordinary repair", *ordinary))
+    both = "lm-head erased, or nothing: sparing repair beyond ordinary repair"
+    found.append(Comparison(adds, both, sani(), sani(fraction=0), ordinary))
     spares = "Must the repair spare listed terms?"
     for target, name in ((read[0], read[0]), (read[1], read[1]), ("", "nothing")):
         both = [sani(target or read[0], 0.5 if target else 0, repair=kind) for kind in ("ordinary", "spared")]
@@ -97,7 +103,7 @@ def points(setting: Setting) -> list[Point]:
     """Every model of the ablation: those compared, all fills with all choices, models just erased, and draws."""
     found = [*CONTROLS, sani()]
     for comparison in compared(setting):
-        found += [comparison.against, comparison.point]
+        found += [comparison.against, comparison.point, *(comparison.beyond or ())]
     found += [sani(fill=fill, neurons=neurons) for fill in FILLS for neurons in NEURONS]
     erased = dict.fromkeys(p.target for p in found if p.target)
     found += [sani(target, repair="") for target in erased]
@@ -150,15 +156,20 @@ def complete(setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bo
 def effects(table: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     """Each comparison's difference, paired by seed: mean, 95 % interval (Student's t), Cohen's d_z, and the verdict.
 
-    `higher` and `lower` where the interval excludes 0; `no difference that matters` where it lies within ± MARGIN;
-    else `the data does not decide`. Intervals are not corrected for their number. Needs two seeds or more.
+    `higher` and `lower` where the interval excludes 0, with a note where it lies within ± MARGIN; `no difference that
+    matters` where it lies within and holds 0; else `the data does not decide`. Intervals are not corrected for their
+    number. Needs two seeds or more.
     """
     wide = table.set_index(["seed", *Point._fields, "metric"])["value"]
     wide = wide.unstack([*Point._fields, "metric"])
     rows = []
     for comparison in compared(setting):
         for metric in COMPARED:
-            difference = (wide[(*comparison.point, metric)] - wide[(*comparison.against, metric)]).dropna()
+            difference = wide[(*comparison.point, metric)] - wide[(*comparison.against, metric)]
+            if comparison.beyond:
+                one, other = comparison.beyond
+                difference = difference - (wide[(*one, metric)] - wide[(*other, metric)])
+            difference = difference.dropna()
             n, mean, sd = len(difference), difference.mean(), difference.std()
             half = stats.t.ppf(0.975, n - 1) * sd / n**0.5 if n > 1 else float("nan")
             rows.append(
@@ -167,16 +178,15 @@ def effects(table: pd.DataFrame, setting: Setting) -> pd.DataFrame:
                     "d_z": mean / sd if sd > 0 else float("nan"), "seeds": n, "verdict": verdict(mean, half),
                 }
             )  # fmt: skip
-    return pd.DataFrame(rows).drop(columns=["point", "against"])
+    return pd.DataFrame(rows).drop(columns=["point", "against", "beyond"])
 
 
 def verdict(mean: float, half: float) -> str:
     """What an interval mean ± half says."""
-    if abs(mean) + half < MARGIN:
-        return "no difference that matters"
+    small = abs(mean) + half < MARGIN
     if abs(mean) > half:
-        return "higher" if mean > 0 else "lower"
-    return "the data does not decide"
+        return ("higher" if mean > 0 else "lower") + (f", by less than {MARGIN:g}" if small else "")
+    return "no difference that matters" if small else UNDECIDED
 
 
 def spread(table: pd.DataFrame) -> pd.DataFrame:
@@ -204,17 +214,18 @@ def spread(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def answers(found: pd.DataFrame, chance: pd.DataFrame) -> str:
-    """A plain answer to each question, in Markdown, from `effects` and `spread`."""
+    """A plain answer to each question, in Markdown, from `effects` and `spread`: which differ, and which way."""
     lines = []
-    shown = found[found["metric"].isin(["regurgitation", "utility"])]
-    for question, of_question in shown.groupby("question", sort=False):
+    for question, of_question in found.groupby("question", sort=False):
         lines.append(f"\n**{question}**\n")
-        for what, pair in of_question.groupby("what", sort=False):
-            said = "; ".join(
-                f"{row.metric} {row.verdict} ({row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}])"
-                for row in pair.itertuples()
-            )
-            lines.append(f"- {what}: {said}")
+        for metric in ("regurgitation", "utility"):
+            rows = of_question[of_question["metric"] == metric]
+            said = [
+                f"*{name}*: " + "; ".join(f"{row.what} ({row.value:+.4f})" for row in group.itertuples())
+                for name, group in rows.groupby("verdict")
+            ]
+            decided = (rows["verdict"] != UNDECIDED).any()
+            lines.append(f"- {metric}: {'. '.join(said) if decided else UNDECIDED}.")
     lines.append("\n**What of the variance?**\n")
     for metric in ("regurgitation", "utility"):
         of_metric = chance[chance["metric"] == metric].set_index("source")
@@ -226,6 +237,6 @@ def answers(found: pd.DataFrame, chance: pd.DataFrame) -> str:
         said += {
             (True, False): "; the draw of the neurons matters more",
             (False, True): "; the draw of the repair matters more",
-        }.get((low > 1, high < 1), "; the data does not decide which of the two draws matters more")
+        }.get((low > 1, high < 1), f"; {UNDECIDED} which of the two draws matters more")
         lines.append(f"- sd of {metric}: {said}")
     return "\n".join(lines)

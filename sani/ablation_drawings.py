@@ -152,6 +152,7 @@ def effects(table: pd.DataFrame) -> Figure:
                            fontweight="bold", ha="left", va="center")  # fmt: skip
         before = question
     colours = {"higher": COLOURS[2], "lower": COLOURS[1], "no difference that matters": "0.45"}
+    table = table.assign(verdict=table["verdict"].str.split(",").str[0])
     for axes, metric in zip(panels, (LEAK, KNOWS)):
         rows = table[table["metric"] == metric].set_index(["question", "what"]).loc[whats]
         for y, row in zip(place, rows.itertuples()):
@@ -178,7 +179,7 @@ def effects(table: pd.DataFrame) -> Figure:
 
 def sweep(table: pd.DataFrame) -> Figure:
     """Methods against the swept parameters other than the seed, a panel for each of two metrics; a row per run."""
-    mean = summary(table)
+    mean = summary(table if "seed" in table else table.assign(seed=0))
     swept = [
         c for c in table.columns if c not in ("seed", "method", "metric", "context", "value", "low", "high", "table")
     ]

@@ -1,5 +1,6 @@
 """What a study works on: its setting, and for each seed the texts, the blacklist and the base model (PAPER §4)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -185,8 +186,13 @@ def inputs(setting: Setting) -> str:
     """Fingerprint of the files that a setting reads: models, texts, grammars; looked at once in a process."""
     named = [Path(source(name)[0]) for name in (setting.model, setting.ner) if name]
     named += [Path(path) for path in (setting.corpus, setting.folder, setting.emotions_folder) if path]
+    return digest_of([*named, PACKAGE / "grammars"])
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """16 hex digits that change with the name or content of any file at or below some paths, where there is one."""
     digest = sha256()
-    for path in (*named, PACKAGE / "grammars"):
+    for path in paths:
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix != ".pyc" and p.is_file())
         for file in files if path.exists() else ():
             digest.update(file.name.encode() + sha256(file.read_bytes()).digest())

@@ -3,6 +3,7 @@
 import copy
 import ctypes
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.activations import ACT2FN
 
 from .paths import weights
 
@@ -41,6 +43,10 @@ def _output_matrix(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     return model.get_output_embeddings()(hidden)
 
 
+# The layers whose output goes through the activation function of the model's config.
+BENT = re.compile(
+    r"(intermediate\.dense|transform\.dense|lm_head\.dense|^head\.dense|vocab_transform|ffn\.lin1|c_fc|dense_h_to_4h)$"
+)
 PAD = "<|pad|>"
 TOKENS, VALUES = 1 << 10, 1 << 19  # at once on a CPU: tokens, or numbers of a hidden state
 
@@ -71,6 +77,14 @@ def family(model: PreTrainedModel) -> Family:
             "AutoModelForMaskedLM or AutoModelForCausalLM"
         )
     return FAMILIES[kind]
+
+
+def bent(model: PreTrainedModel, name: str) -> Callable[[Tensor], Tensor]:
+    """The non-linearity that a linear layer's output goes through by itself; none where it is gated by another's."""
+    if not BENT.search(name):
+        return lambda output: output
+    names = ("classifier_activation", "hidden_act", "activation", "activation_function")
+    return ACT2FN[next(getattr(model.config, n) for n in names if hasattr(model.config, n))]
 
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ ROAD = (
     "ablation",
     "rules",
     "claims",
+    "executing",
     "sweep",
 )
 

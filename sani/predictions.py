@@ -12,7 +12,7 @@ from . import blocks as blocks_
 from .blacklists import KINDS
 from .erasure import layers
 from .masking import OBJECTIVES, attended, uniform
-from .models import family, hidden_states, logits_at, processes, rows_at_once, steady_heap
+from .models import bent, family, hidden_states, logits_at, processes, rows_at_once, steady_heap
 
 FOLDS = math.ceil(1 / 0.15)
 LOGITS = 1 << 27  # at once, for a causal model, which is asked for every token of a row: half a gigabyte
@@ -165,9 +165,10 @@ def activity(
 ) -> dict[str, torch.Tensor]:
     """How active each neuron (n,) of a target's layers is where listed terms are predicted, relative to elsewhere.
 
-    The mean absolute output over the tokens of listed terms, divided by that over the others, in one exhaustive pass;
-    `scores` for `erase`. Source: Pochinkov and Schoots, "Dissecting Language Models: Machine Unlearning via Selective
-    Pruning" (arXiv 2403.01267), importance of absolute activations.
+    The mean absolute output (after the non-linearity, where the layer itself is followed by one) over the tokens of
+    listed terms, divided by that over the others, in one exhaustive pass; `scores` for `erase`. Source: Pochinkov and
+    Schoots, "Dissecting Language Models: Machine Unlearning via Selective Pruning" (arXiv 2403.01267), importance of
+    absolute activations.
     Raises ValueError for blocks without a listed term, or with nothing else.
     """
     told, causal = blocks_.info(blocks), family(model).causal
@@ -180,7 +181,10 @@ def activity(
     now = {}  # of the batch on its way: what is predicted, and whether it is listed
 
     def add(name):
+        bend = bent(model, name)
+
         def hook(module, inputs, output):
+            output = bend(output)
             if output.dim() == 3:  # of the encoder, at every position; the head sees what is predicted alone
                 output = output[:, :-1][now["chosen"][:, 1:]] if causal else output[now["chosen"]]
             sums[name] += (now["listed"].to(output.dtype) @ output.abs()).double().cpu()

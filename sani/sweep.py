@@ -6,47 +6,37 @@ over processes of this machine, or over the workers of a scheduler that see the 
 
 import argparse
 import ast
-import errno
+import contextlib
 import itertools
 import json
 import os
 import re
-import shutil
+import signal
 import statistics
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
-import nbformat
 import pandas as pd
 import papermill
 import torch
 import yaml
-from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, wait
-from jupyter_client import AsyncKernelManager
-from papermill.exceptions import PapermillExecutionError
+from distributed import Client, Future, KilledWorker, LocalCluster, wait
 from tqdm.auto import tqdm
 
 from . import figures
-from .paths import ROAD, home, runs
-from .runs import alone, private_folder, publish, replacing, run_folder, write_provenance
+from .executing import Task, code_of, execute, is_finished
+from .material import digest_of
+from .paths import PACKAGE, ROAD, home, runs, weights
+from .runs import run_folder
 
 PATIENCE = 15  # seconds, for a scheduler to answer
 WORDS = {"true": True, "false": False}
 GRID_HELP = "a parameter and its values, as Python literals; the first one named varies fastest"
-
-
-class Task(NamedTuple):
-    """One run: the notebook, the parameters it is given, the folder it is kept in, and where it is executed."""
-
-    notebook: str
-    parameters: dict
-    folder: str
-    cwd: str
 
 
 def path_of(notebook: str) -> Path:
@@ -96,85 +86,29 @@ def plan(notebook: str, grid: Mapping[str, Sequence], preset: Mapping | None = N
         raise ValueError(f"parameter {', '.join(empty)}: no value is given")
     fixed = {name: fitting(name, value, known[name][0]) for name, value in (preset or {}).items() if name in known}
     path = path_of(notebook)
-    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    code = code_of(path)
     values = [[(name, fitting(name, value, known[name][0])) for value in grid[name]] for name in reversed(grid)]
     tasks = {}
     for point in itertools.product(*values):
         told = fixed | dict(reversed(point))
         whole = {name: default for name, (_, default) in known.items()} | told
         whole.pop("jobs", None)  # how it is spread over processes changes nothing else
-        folder = run_folder(f"sweep-{path.stem}", ROAD[-1], cells=cells, parameters=whole)
+        read = digest_of(_named_by(whole.values()))
+        folder = run_folder(f"sweep-{path.stem}", ROAD[-1], code=code, parameters=whole, read=read)
         # Runs side by side, each with processes of its own, would fight over the cores.
         told |= {"jobs": 1} if "jobs" in known and "jobs" not in told else {}
-        tasks[folder] = Task(str(path), told, str(folder), str(Path.cwd()))
+        tasks[folder] = Task(str(path), told, str(folder), str(Path.cwd()), code)
     return list(tasks.values())
 
 
-def is_finished(task: Task) -> bool:
-    """Whether a run is done."""
-    return (Path(task.folder) / "params.yaml").exists()
-
-
-def execute(task: Task, slots: Mapping[str, int]) -> str:
-    """Make one run, in a worker; returns what went wrong, or "".
-
-    `slots` are the runs that go side by side on each host, which share its cores.
-    """
-    folder = Path(task.folder)
-    if not Path(task.notebook).exists():
-        return f"{task.notebook} is not there on this worker's machine; all workers must see the same folders"
-    host = re.sub(r"^\w+://|:\d+$", "", get_worker().address)
-    threads = str(max(1, (os.cpu_count() or 1) // slots.get(host, os.cpu_count() or 1)))
-    part = folder.with_name(f"{folder.name}.part")
-    with alone(folder):
-        if is_finished(task):  # another sweep was faster
-            return ""
-        shutil.rmtree(part, ignore_errors=True)
-        environment = {"SANI_HOME": str(runs().parent), "SANI_FIGURES": str(part / "figures")}
-        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-        started = time.monotonic()
-        try:
-            private_folder(private_folder(part) / "figures")
-            papermill.execute_notebook(
-                task.notebook, str(part / "notebook.ipynb"), task.parameters, cwd=task.cwd, progress_bar=False,
-                kernel_manager_class=_manager(environment, part / "kernel.log"),
-            )  # fmt: skip
-            write_provenance(part, seconds=round(time.monotonic() - started, 1), threads=int(threads))
-            with replacing(part / "params.yaml") as temporary:
-                temporary.write_text(yaml.safe_dump(task.parameters, sort_keys=False), encoding="utf-8")
-            publish(part, folder)
-        except PapermillExecutionError as error:
-            full = error.ename == "OSError" and f"[Errno {errno.ENOSPC}]" in str(error.evalue)
-            said = f"{error.ename} in cell [{error.exec_count}]; its message is in error.txt"
-            return _failed(part, "no space left" if full else said, str(error))
-        except Exception as error:  # a kernel that died, a full disk: the other runs go on
-            full = getattr(error, "errno", None) == errno.ENOSPC
-            return _failed(part, "no space left" if full else f"{type(error).__name__}, see error.txt", str(error))
-    return ""
-
-
-def _failed(part: Path, said: str, whole: str) -> str:
-    """Keep the whole message, which may quote the text, in the run folder alone; returns what may be printed."""
-    if said == "no space left":
-        said += f" on the device; free some, for instance of {runs()}"
-    try:
-        with replacing(part / "error.txt") as temporary:
-            temporary.write_text(whole, encoding="utf-8")
-    except OSError:  # no space left, most likely
-        pass
-    return f"{said} ({part})"
-
-
-def _manager(environment: Mapping[str, str], log: Path) -> type[AsyncKernelManager]:
-    """Starts kernels with an environment and a log of their own: runs in threads of one worker share neither."""
-
-    class Manager(AsyncKernelManager):
-        async def start_kernel(self, **options):
-            with log.open("w") as file:
-                own = {"env": os.environ | environment, "stdout": file, "stderr": file}
-                return await super().start_kernel(**own | options)
-
-    return Manager
+def _named_by(values: Iterable) -> list[Path]:
+    """What a run reads: files and folders that its parameters name, the grammars, what tells the shipped weights."""
+    named = [Path(value) for value in values if isinstance(value, str) and value]
+    return [
+        *(path for path in named if path.exists()),
+        PACKAGE / "grammars",
+        *sorted(weights().glob("*/manifest.json")),
+    ]
 
 
 @contextmanager
@@ -197,8 +131,23 @@ def connected(jobs: int, scheduler: str) -> Iterator[Client]:
         return
     # The runs are processes of their own, whose memory Dask does not see; its limits would be about nothing.
     options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None, "silence_logs": 50}
-    with LocalCluster(n_workers=jobs, **options) as cluster, Client(cluster) as client:
-        yield client
+    with contextlib.ExitStack() as stack:
+        with _unheard(signal.SIGINT):
+            cluster = stack.enter_context(LocalCluster(n_workers=jobs, **options))
+        yield stack.enter_context(Client(cluster))
+
+
+@contextmanager
+def _unheard(number: int) -> Iterator[None]:
+    """Processes started in here do not hear a signal that a terminal sends to all: this one ends them in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def run(tasks: Sequence[Task], jobs: int = 0, scheduler: str = "", progress: bool = True) -> dict[str, str]:
@@ -214,10 +163,10 @@ def run(tasks: Sequence[Task], jobs: int = 0, scheduler: str = "", progress: boo
     jobs = min(len(todo), jobs or _usual_jobs())
     failed: dict[str, str] = {}
     with connected(jobs, scheduler) as client:
-        slots: dict[str, int] = {}
-        for worker in client.scheduler_info(n_workers=-1)["workers"].values():
-            slots[worker["host"]] = slots.get(worker["host"], 0) + worker["nthreads"]
-        waiting = {client.submit(execute, task, slots, pure=False): task for task in todo}
+        slots = _slots(client)
+        side = min(len(todo), sum(slots.values()))
+        shared = {host: min(side, number) for host, number in slots.items()}
+        waiting = {client.submit(execute, task, shared, pure=False): task for task in todo}
         seconds, started = past(tasks[0].notebook), time.monotonic()
         form = "{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}"
         try:
@@ -228,9 +177,10 @@ def run(tasks: Sequence[Task], jobs: int = 0, scheduler: str = "", progress: boo
                         if said := _said(future):
                             failed[task.folder] = said
                         bar.update()
-                    side = sum(slots.values()) or 1
                     each = (time.monotonic() - started) * side / bar.n if bar.n else seconds
-                    left = f"{_about(each * len(waiting) / side)} left" if each else "time left not known yet"
+                    left = f"{_about(-(-len(waiting) // side) * each)} left" if each else "time left not known yet"
+                    if not _slots(client):
+                        left = f"no worker is left; start some: dask worker {client.scheduler.address}"
                     bar.set_postfix_str(f"{len(failed)} failed, {left}")
         except (CancelledError, OSError) as error:
             raise ConnectionError(f"the scheduler is gone ({type(error).__name__}); finished runs are kept") from None
@@ -238,6 +188,14 @@ def run(tasks: Sequence[Task], jobs: int = 0, scheduler: str = "", progress: boo
             client.cancel(list(waiting), force=True)
             raise
     return failed
+
+
+def _slots(client: Client) -> dict[str, int]:
+    """How many runs go side by side on each host."""
+    slots: dict[str, int] = {}
+    for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+        slots[worker["host"]] = slots.get(worker["host"], 0) + worker["nthreads"]
+    return slots
 
 
 def _about(seconds: float) -> str:
@@ -284,19 +242,25 @@ def collect(
     such as "04_sani") all of them are taken, and a column `table` tells them apart.
     Raises ValueError as `plan`, and if a run is not finished or wrote no such table.
     """
+    return collected(plan(notebook, grid, preset), list(grid), table)
+
+
+def collected(tasks: Sequence[Task], swept: Sequence[str], table: str | None = None) -> pd.DataFrame:
+    """`collect` for planned runs; `swept` are the parameters that become columns."""
     tables = []
-    tasks = plan(notebook, grid, preset)
     if missing := sum(not is_finished(task) for task in tasks):
         raise ValueError(
-            f"{missing} of {len(tasks)} runs are not finished; make them with `python -m sani.sweep {notebook} …`"
+            f"{missing} of {len(tasks)} runs are not finished; make them with "
+            f"`python -m sani.sweep {Path(tasks[0].notebook).stem} …`"
         )
     for task in tasks:
         paths = sorted((Path(task.folder) / "figures").glob(f"{table or '*'}.csv"))
         if not paths:
-            raise ValueError(f"{task.folder} holds no table {table or 'at all'} in figures/")
+            there = ", ".join(sorted(p.stem for p in (Path(task.folder) / "figures").glob("*.csv"))) or "none"
+            raise ValueError(f"the runs wrote no table {table or ''} to their figures; there are: {there}")
         for path in paths:
             found = pd.read_csv(path)
-            for name in reversed(grid):
+            for name in reversed(swept):
                 value = task.parameters[name]
                 if name in found and not found[name].eq(value).all():
                     name = f"parameter {name}"
@@ -308,13 +272,18 @@ def collect(
     return pd.concat(tables, ignore_index=True)
 
 
-def save(name: str, table: pd.DataFrame) -> None:
-    """Write figures/<name>.csv, and draw it if its name ends as that of a drawing."""
-    if name.endswith(tuple(figures.DRAW)):
+def save(name: str, table: pd.DataFrame) -> str:
+    """Write figures/<name>.csv, and draw it if its name ends as that of a drawing; returns what was done."""
+    folder = figures.figures()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not name.endswith(tuple(figures.DRAW)):
+        table.to_csv(folder / f"{name}.csv", index=False)
+        return f"figures/{name}.csv is written"
+    try:
         figures.save(name, table)
-    else:
-        figures.figures().mkdir(parents=True, exist_ok=True)
-        table.to_csv(figures.figures() / f"{name}.csv", index=False)
+    except (KeyError, ValueError) as error:
+        return f"figures/{name}.csv is written, but not drawn: it lacks what the drawing needs ({error})"
+    return f"figures/{name}.csv, .svg and .png are written"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -331,6 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--dry-run", action="store_true", help="tell how many runs there are and how long they may take"
     )
     parser.add_argument("--save", metavar="NAME", help="write the notebook's table of all runs to figures/NAME.csv")
+    parser.add_argument("--table", help="the table that --save takes from each run (default: the notebook's name)")
     told = parser.parse_args(arguments)
     try:
         preset = _preset(told.preset)
@@ -349,14 +319,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = sum(map(is_finished, tasks))
     jobs, each = told.jobs or _usual_jobs(), past(tasks[0].notebook)
     waves = -(-(len(tasks) - found) // jobs)
-    estimate = f"{_about(waves * each)} with {jobs} jobs" if each else "no past run to tell how long they take"
+    how = f"{_about(waves * each)} with {jobs} jobs"
+    if told.scheduler:
+        how = f"{_about((len(tasks) - found) * each)} of work, shared by the workers"
+    estimate = how if each else "no past run to tell how long they take"
     print(f"{len(tasks)} runs, {found} finished, {len(tasks) - found} to make: {estimate}")
     if told.dry_run:
         return
     try:
         failed = run(tasks, told.jobs, told.scheduler)
     except KeyboardInterrupt:
-        sys.exit("stopped; finished runs are kept, and the same command goes on from here")
+        still = "; the workers finish the runs that are under way" if told.scheduler else ""
+        sys.exit(f"stopped; finished runs are kept, and the same command goes on from here{still}")
     except ConnectionError as error:
         sys.exit(f"{error}; the same command goes on from here")
     for task in tasks:
@@ -367,8 +341,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"{len(failed)} of {len(tasks)} runs failed; the same command makes them again and skips the others")
     print(f"all {len(tasks)} runs are finished, in {runs()}")
     if told.save:
-        save(told.save, collect(told.notebook, grid, preset, path_of(told.notebook).stem))
-        print(f"figures/{told.save}.csv is written")
+        try:
+            print(save(told.save, collected(tasks, list(grid), told.table or path_of(told.notebook).stem)))
+        except ValueError as error:
+            sys.exit(f"{error}; name one with --table")
 
 
 def _preset(path: str | None) -> dict:

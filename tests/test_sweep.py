@@ -13,7 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from sani import figures, sweep
+from sani import executing, figures, sweep
 from sani.sweep import collect, fitting, parsed, path_of, plan
 
 PARAMETERS = """\
@@ -25,18 +25,16 @@ layers: list = [1]  # which
 jobs: int = 0  # at once"""
 BODY = """\
 import os, time
-import pandas as pd
 from pathlib import Path
-from sani.paths import figures
 Path(os.environ["SANI_HOME"], f"started-{seed}-{fraction}").touch()
 while Path(os.environ["SANI_HOME"], f"wait-{seed}").exists():
     time.sleep(0.05)
 if seed == 13:
     raise ValueError("Smith")
 if seed == 28:
-    raise OSError(28, "No space left on device")
-said = [seed + fraction, float(os.environ["OMP_NUM_THREADS"])]
-pd.DataFrame({"seed": seed, "name": "other", "value": said}).to_csv(figures() / "90_toy.csv", index=False)"""
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+lines = ["seed,name,value", f"{seed},other,{seed + fraction}", f"{seed},other,{os.environ['OMP_NUM_THREADS']}"]
+Path(os.environ["SANI_FIGURES"], "90_toy.csv").write_text("\n".join(lines))"""
 
 
 @pytest.fixture
@@ -169,7 +167,7 @@ def test_what_fails_is_kept_and_what_is_finished_is_skipped(toy):
         collect("90_toy", {"seed": [0, 13]})
     started = [p.stat().st_mtime_ns for p in toy.glob("started-[01]-0.5")]
     body = {p: p.read_bytes() for p in (toy / "runs").glob("*/params.yaml")}
-    again = command("-p", "seed", "0", "13", "1", "2", "--save", "toy")
+    again = command("-p", "seed", "0", "13", "1", "2", "--save", "toy", "--jobs", "1")
     assert "4 runs, 2 finished, 2 to make" in again.stdout and again.returncode == 1
     assert [p.stat().st_mtime_ns for p in toy.glob("started-[01]-0.5")] == started
     assert all(p.read_bytes() == content for p, content in body.items())
@@ -177,8 +175,25 @@ def test_what_fails_is_kept_and_what_is_finished_is_skipped(toy):
     assert last.returncode == 0 and "3 runs, 3 finished, 0 to make" in last.stdout
     table = pd.read_csv(toy / "figures" / "toy.csv")
     assert table["value"].tolist()[::2] == [0.5, 1.5, 2.5]
-    # Two runs side by side share the cores.
-    assert table["value"].tolist()[1] == max(1, os.cpu_count() // 2)
+    # Two runs side by side share the cores; a run alone has them all, whatever Dask and this test's shell say.
+    assert table["value"].tolist()[1::2] == [max(1, os.cpu_count() // 2)] * 2 + [os.cpu_count()]
+    other = command("-p", "seed", "0", "--save", "toy", "--table", "90_none")
+    assert other.returncode == 1 and "wrote no table 90_none" in other.stderr and "there are: 90_toy" in other.stderr
+
+
+def test_other_files_make_another_run(toy, tmp_path):
+    text = tmp_path / "corpus.jsonl"
+    text.write_text("one")
+    (before,) = plan("90_toy", {"name": [str(text)]})
+    assert before == plan("90_toy", {"name": [str(text)]})[0]
+    text.write_text("two")
+    assert plan("90_toy", {"name": [str(text)]})[0].folder != before.folder
+
+
+def test_a_table_that_cannot_be_drawn_is_written(toy):
+    said = sweep.save("x_sweep", pd.DataFrame({"seed": [0], "value": [1.0]}))
+    assert "is written, but not drawn" in said and (toy / "figures" / "x_sweep.csv").exists()
+    assert sweep.save("x", pd.DataFrame({"seed": [0]})) == "figures/x.csv is written"
 
 
 def test_collect_is_one_tidy_table(toy, monkeypatch):
@@ -196,7 +211,7 @@ def test_collect_is_one_tidy_table(toy, monkeypatch):
     assert found["seed"].tolist() == [0, 0, 1, 1] and found["parameter name"].eq("b").all()
     both = collect("90_toy", grid)
     assert both["table"].value_counts().to_dict() == {"90_toy": 4, "90_more": 4}
-    with pytest.raises(ValueError, match="holds no table 90_none"):
+    with pytest.raises(ValueError, match="wrote no table 90_none to their figures; there are: 90_more, 90_toy"):
         collect("90_toy", grid, table="90_none")
 
 
@@ -206,17 +221,41 @@ def test_a_full_disk_of_the_sweep_itself_is_told(toy, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    class Worker:
-        address = "tcp://127.0.0.1:1234"
-
-    monkeypatch.setattr(sweep, "get_worker", lambda: Worker)
-    monkeypatch.setattr(sweep.papermill, "execute_notebook", full)
+    monkeypatch.setattr(executing, "get_worker", lambda: Worker)
+    monkeypatch.setattr(executing.papermill, "execute_notebook", full)
     (task,) = plan("90_toy", {})
-    assert sweep.execute(task, {}).startswith("no space left on the device; free some")
-    assert not sweep.is_finished(task)
-    monkeypatch.setattr(sweep, "replacing", full)  # not even for the message
-    assert sweep.execute(task, {}).startswith("no space left on the device; free some")
-    assert "all workers must see the same folders" in sweep.execute(task._replace(notebook="none.ipynb"), {})
+    said = executing.execute(task, {})
+    assert said.startswith("no space left on the device; free some") and "error.txt" in said
+    assert not executing.is_finished(task)
+    monkeypatch.setattr(executing, "replacing", full)  # not even for the message
+    said = executing.execute(task, {})
+    assert said.startswith("no space left on the device; free some") and "error.txt" not in said
+    monkeypatch.setattr(executing, "alone", full)  # nor for the lock
+    assert executing.execute(task, {}).startswith("no space left on the device; free some")
+
+
+class Worker:
+    address = "tcp://127.0.0.1:1234"
+
+
+def test_a_run_is_not_made_elsewhere_or_with_other_code(toy, monkeypatch):
+    monkeypatch.setattr(executing, "get_worker", lambda: Worker)
+    monkeypatch.setattr(executing.papermill, "execute_notebook", lambda *_, **__: pytest.fail("run"))
+    (task,) = plan("90_toy", {})
+    assert "all workers must see the same folders" in executing.execute(task._replace(notebook="none.ipynb"), {})
+    path = path_of("90_toy")
+    path.write_text(path.read_text().replace("0.05", "0.06"))
+    assert "is not the one the sweep was planned with" in executing.execute(task, {})
+
+
+def test_a_kernel_that_dies_is_told(toy, monkeypatch):
+    def die(*_, **__):
+        raise executing.DeadKernelError("Kernel died")
+
+    monkeypatch.setattr(executing, "get_worker", lambda: Worker)
+    monkeypatch.setattr(executing.papermill, "execute_notebook", die)
+    (task,) = plan("90_toy", {})
+    assert executing.execute(task, {}).startswith("its kernel died; is memory short? Try fewer --jobs")
 
 
 def children(process):
@@ -237,11 +276,15 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(toy, with_what):
     """Stopped in its second run: the first is kept, no process is left behind, and a second start makes the rest."""
     (toy / "wait-1").touch()
     arguments = [sys.executable, "-m", "sani.sweep", "90_toy", "-p", "seed", "0", "1", "2", "--jobs", "1"]
-    sweeping = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    sweeping = subprocess.Popen(arguments, start_new_session=True, **pipes)
     until((toy / "started-1-0.5").exists)
     left = children(sweeping)
     assert left
-    sweeping.send_signal(with_what)
+    if with_what == signal.SIGINT:
+        os.killpg(sweeping.pid, with_what)  # as Ctrl-C does
+    else:
+        sweeping.kill()
     out, err = sweeping.communicate(timeout=60)
     assert sweeping.returncode != 0
     if with_what == signal.SIGINT:
