@@ -64,7 +64,9 @@ setting = material.Setting(
 # %% [markdown]
 # ## What is varied?
 # One thing at a time, from the paper's recipe on the output matrix (`lm-head`); the pairs that answer each question,
-# and what counts as a difference, were written down before the runs (`sani/ablation.py`).
+# and what counts as a difference, were written down before the runs (`sani/ablation.py`). One pair of comparisons came
+# later, when two seeds had been seen: erasing `lm-head` also *unties* the output matrix from the input embeddings, and
+# that alone may be what helps.
 
 # %%
 compared = pd.DataFrame(ablation.compared(setting))[["question", "what"]]

@@ -88,6 +88,13 @@ def ablation(table: pd.DataFrame) -> Figure:
                 rows["fraction"], rows["value"], yerr=np.nan_to_num(errors), color=colour, marker=marker, label=target,
                 capsize=2, elinewidth=0.8, linewidth=1.3, markersize=5,
             )  # fmt: skip
+        untied = plain[(plain["metric"] == metric) & (plain["method"] == "untied")]
+        errors = [(untied["value"] - untied["low"]).clip(lower=0), (untied["high"] - untied["value"]).clip(lower=0)]
+        axes.errorbar(
+            untied["fraction"] + 0.015, untied["value"], yerr=np.nan_to_num(errors), color=COLOURS[0], marker="D",
+            markerfacecolor="white", linestyle="none", capsize=2, elinewidth=0.8, markersize=5,
+            label="lm-head untied, not erased",
+        )  # fmt: skip
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("neurons erased (0: repair-only)")
         axes.set_ylabel(name)
@@ -107,7 +114,7 @@ def ablation(table: pd.DataFrame) -> Figure:
         _point(axes, of[chosen], color=colour, marker=marker, label=label)
     _controls(axes, plain, ("base", "unprotected"))
     _plane(axes, "erase lm-head or not × repair with or without listed targets")
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="lower left")
 
     axes = grid[2, 1]
     draws = table[

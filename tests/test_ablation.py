@@ -27,6 +27,7 @@ def test_every_variation_of_the_question_is_a_point():
     assert both == {(e, r) for e in (True, False) for r in ("spared", "ordinary")}
     assert {p.mask_seed for p in points} == {p.repair_seed for p in points} == set(range(5))
     assert not [p for p in points if p.mask_seed and p.repair_seed]
+    assert ablation.UNTIED in points
     controls = {"base", "unprotected", "counterfactual", "logit-filter", "retrain-at-equal-cost"}
     assert controls <= {p.method for p in points}
     assert all(c.point in points and c.against in points for c in ablation.compared(Setting()))
@@ -152,6 +153,7 @@ def test_each_point_varies_what_it_says(monkeypatch):
         (sani(neurons="active"), {"chosen": True}),
         (sani(fill="pretrained", neurons="largest"), {"fill": "pretrained", "chosen": True}),
         (sani("block-0", 0.25), {"target": "block-0", "fraction": 0.25}),
+        (ablation.UNTIED, {"fraction": 0.0}),
     ):
         told.clear()
         ablation._measure(SMALL, 0, point)
