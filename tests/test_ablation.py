@@ -193,3 +193,12 @@ def test_drawings_take_the_table_of_a_sweep(tmp_path):
     drawn = figures.save("x_effects", effects, tmp_path)
     decided = (effects[effects["metric"].isin(["regurgitation", "utility"])]["verdict"] == "higher").sum()
     assert f"{decided} higher" in drawn._suptitle.get_text() or not decided
+
+
+def test_what_the_readme_says_of_untying_is_in_the_table():
+    effects = pd.read_csv(COMMITTED / "07_effects.csv").set_index(["what", "metric"])["verdict"]
+    readme = " ".join((COMMITTED.parent / "README.md").read_text(encoding="utf-8").split())
+    same = effects["lm-head erased, or only untied", "regurgitation"] == "no difference that matters"
+    assert ("it is not the erasure that helps" in readme) == (
+        same and effects["lm-head untied, or nothing", "regurgitation"] == "lower"
+    )
