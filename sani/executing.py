@@ -84,7 +84,7 @@ def _failed(part: Path, error: Exception) -> str:
     name = getattr(error, "ename", type(error).__name__)
     cell = f" in cell [{error.exec_count}]" if isinstance(error, PapermillExecutionError) else ""
     said = f"{name}{cell}"
-    if any(words in str(error) for words in FULL):
+    if any(words in str(getattr(error, "evalue", error)) for words in FULL):  # of a cell, not in its lines of code
         said = f"no space left on the device; free some, for instance of {part.parent}"
     elif isinstance(error, DeadKernelError):
         said = "its kernel died; is memory short? Try fewer --jobs"

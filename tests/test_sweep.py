@@ -34,7 +34,7 @@ if seed == 13:
 if seed == 28:
     raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
 lines = ["seed,name,value", f"{seed},other,{seed + fraction}", f"{seed},other,{os.environ['OMP_NUM_THREADS']}"]
-Path(os.environ["SANI_FIGURES"], "90_toy.csv").write_text("\n".join(lines))"""
+Path(os.environ["SANI_FIGURES"], "90_toy.csv").write_text("\\n".join(lines))"""
 
 
 @pytest.fixture
