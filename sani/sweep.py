@@ -134,7 +134,14 @@ def connected(jobs: int, scheduler: str) -> Iterator[Client]:
     with contextlib.ExitStack() as stack:
         with _unheard(signal.SIGINT):
             cluster = stack.enter_context(LocalCluster(n_workers=jobs, **options))
-        yield stack.enter_context(Client(cluster))
+        try:
+            yield stack.enter_context(Client(cluster))
+        except KeyboardInterrupt:  # an orderly end would wait for the cells that are running
+            for nanny in cluster.workers.values():
+                nanny.auto_restart = False
+                with contextlib.suppress(ProcessLookupError, TypeError):
+                    os.kill(nanny.pid, signal.SIGKILL)
+            raise
 
 
 @contextmanager
