@@ -1,7 +1,7 @@
 """What of SANI matters: where, how much and what it erases, whether erasing adds to repairing, and what chance does.
 
-Points, comparisons and margins were written down before the runs. All differences are paired by seed: a seed's
-variants start from the same fine-tuned model.
+Points, comparisons and margins were written down before the runs, but for UNTIED. All differences are paired by seed:
+a seed's variants start from the same fine-tuned model.
 """
 
 from collections.abc import Sequence

@@ -170,6 +170,11 @@ def _work(setting: Setting, seed: int, run: Run | None, threads: int) -> None:
         raise RuntimeError(f"seed {seed}, {run}: {error}") from None
 
 
+def usual_jobs() -> int:
+    """How many processes go side by side: one per core, or one where there is a GPU."""
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+
+
 def side_by_side(
     work: Callable, waves: Sequence[Sequence[tuple]], jobs: int, told: Callable[[tuple], None] = lambda task: None
 ) -> list:
@@ -178,7 +183,7 @@ def side_by_side(
     0 jobs are one per core, or one where there is a GPU; models as small as the notebooks' gain more from a second
     process than from a second thread. `told` hears of each task that is done.
     """
-    jobs = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    jobs = jobs or usual_jobs()
     tasks = [task for wave in waves for task in wave]
     found = {}
     if jobs == 1 or len(tasks) == 1:

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import pandas as pd
 import papermill
-import torch
 import yaml
 from distributed import Client, Future, KilledWorker, LocalCluster, wait
 from tqdm.auto import tqdm
@@ -33,6 +32,7 @@ from .executing import Task, code_of, execute, is_finished
 from .material import digest_of
 from .paths import PACKAGE, ROAD, home, runs, weights
 from .runs import run_folder
+from .study import usual_jobs
 
 PATIENCE = 15  # seconds, for a scheduler to answer
 WORDS = {"true": True, "false": False}
@@ -167,7 +167,7 @@ def run(tasks: Sequence[Task], jobs: int = 0, scheduler: str = "", progress: boo
     todo = [task for task in tasks if not is_finished(task)]
     if not todo:
         return {}
-    jobs = min(len(todo), jobs or _usual_jobs())
+    jobs = min(len(todo), jobs or usual_jobs())
     failed: dict[str, str] = {}
     with connected(jobs, scheduler) as client:
         slots = _slots(client)
@@ -207,10 +207,6 @@ def _slots(client: Client) -> dict[str, int]:
 
 def _about(seconds: float) -> str:
     return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"
-
-
-def _usual_jobs() -> int:
-    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
 def _done(waiting: Mapping[Future, Task]) -> list[Future]:
@@ -324,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if extra := sorted(preset.keys() - known.keys()):
         print(f"{told.preset}: {told.notebook} declares no {', '.join(extra)}; left out")
     found = sum(map(is_finished, tasks))
-    jobs, each = told.jobs or _usual_jobs(), past(tasks[0].notebook)
+    jobs, each = told.jobs or usual_jobs(), past(tasks[0].notebook)
     waves = -(-(len(tasks) - found) // jobs)
     how = f"{_about(waves * each)} with {jobs} jobs"
     if told.scheduler:

@@ -264,7 +264,7 @@ def children(process):
     return []
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=180):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -285,7 +285,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(toy, with_what):
         os.killpg(sweeping.pid, with_what)  # as Ctrl-C does
     else:
         sweeping.kill()
-    out, err = sweeping.communicate(timeout=60)
+    out, err = sweeping.communicate(timeout=180)
     assert sweeping.returncode != 0
     if with_what == signal.SIGINT:
         assert "stopped; finished runs are kept" in err and "Traceback" not in err
@@ -325,7 +325,7 @@ def test_a_worker_of_a_scheduler_is_killed_in_mid_run(toy, tmp_path):
         workers[0].kill()
         for seed in (0, 1):
             (toy / f"wait-{seed}").unlink()
-        out, err = sweeping.communicate(timeout=120)
+        out, err = sweeping.communicate(timeout=180)
         assert sweeping.returncode == 0, err
     assert "all 3 runs are finished" in out
     table = collect("90_toy", {"seed": [0, 1, 2]}, table="90_toy")
