@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -264,7 +265,7 @@ def children(process):
     return []
 
 
-def until(condition, seconds=180):
+def until(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -277,7 +278,9 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(toy, with_what):
     (toy / "wait-1").touch()
     arguments = [sys.executable, "-m", "sani.sweep", "90_toy", "-p", "seed", "0", "1", "2", "--jobs", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    sweeping = subprocess.Popen(arguments, start_new_session=True, **pipes)
+    # A shell starts what goes into the background deaf to Ctrl-C, and so all that such a process starts.
+    heard = {"start_new_session": True, "preexec_fn": partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
+    sweeping = subprocess.Popen(arguments, **heard, **pipes)
     until((toy / "started-1-0.5").exists)
     left = children(sweeping)
     assert left
@@ -285,7 +288,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(toy, with_what):
         os.killpg(sweeping.pid, with_what)  # as Ctrl-C does
     else:
         sweeping.kill()
-    out, err = sweeping.communicate(timeout=180)
+    out, err = sweeping.communicate(timeout=120)
     assert sweeping.returncode != 0
     if with_what == signal.SIGINT:
         assert "stopped; finished runs are kept" in err and "Traceback" not in err
@@ -325,7 +328,7 @@ def test_a_worker_of_a_scheduler_is_killed_in_mid_run(toy, tmp_path):
         workers[0].kill()
         for seed in (0, 1):
             (toy / f"wait-{seed}").unlink()
-        out, err = sweeping.communicate(timeout=180)
+        out, err = sweeping.communicate(timeout=120)
         assert sweeping.returncode == 0, err
     assert "all 3 runs are finished" in out
     table = collect("90_toy", {"seed": [0, 1, 2]}, table="90_toy")
