@@ -13,6 +13,7 @@ from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
 
 from .ablation_drawings import ablation, effects, sweep
+from .demo_drawings import demo
 from .drawings import LABELS, STYLE, contexts, fine_tune, frame, memory, recall, sani, tradeoff
 from .evaluation import Report
 from .paths import figures
@@ -131,6 +132,7 @@ DRAW = {
     "ablation": ablation,
     "effects": effects,
     "sweep": sweep,
+    "demo": demo,
 }
 
 
@@ -144,8 +146,10 @@ def save(name: str, table: pd.DataFrame, folder: Path | None = None) -> Figure:
 
 def read(name: str, folder: Path | None = None) -> pd.DataFrame:
     """The table figures/<name>.csv; an empty cell in a column of names is an empty name."""
-    table = pd.read_csv((figures() if folder is None else folder) / f"{name}.csv")
-    empty = [c for c in ("start", "target", "subset", "scope", "fill", "neurons", "repair") if c in table]
+    table = pd.read_csv((figures() if folder is None else folder) / f"{name}.csv", converters={"prediction": str})
+    empty = [
+        c for c in ("start", "target", "subset", "scope", "fill", "neurons", "repair", "text", "listed") if c in table
+    ]
     return table.astype(dict.fromkeys(empty, object)).fillna(dict.fromkeys(empty, ""))
 
 

@@ -22,6 +22,7 @@ ROAD = (
     "masking",
     "erasure",
     "predictions",
+    "checkpoints",
     "training",
     "pretraining",
     "evaluation",
@@ -35,6 +36,7 @@ ROAD = (
     "drawings",
     "pretrained_drawings",
     "ablation_drawings",
+    "demo_drawings",
     "figures",
     "costs",
     "ablation",
@@ -42,6 +44,8 @@ ROAD = (
     "claims",
     "executing",
     "sweep",
+    "demo",
+    "demo_view",
 )
 
 

@@ -1,39 +1,24 @@
 """Fine-tuning and repair of masked and causal models: one plain, resumable loop (PAPER §3.3 and §4)."""
 
-import hashlib
-import json
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import yaml
 from accelerate import Accelerator
 from datasets import Dataset
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from . import blocks as blocks_
+from .checkpoints import Measure, State, model_fingerprint
 from .masking import IGNORE, OBJECTIVES, attended
 from .models import clone, family, head_logits, logits_at, processes, rows_at_once, steady_heap
 from .predictions import exhaustive_states
-from .runs import (
-    fingerprint,
-    private_folder,
-    publish,
-    replacing,
-    source_fingerprint,
-    write_metrics,
-    write_provenance,
-)
 
-Measure = Callable[[PreTrainedModel, int], dict]
 CHECKPOINT_SECONDS = 60
 SCOPES = ("model", "head")
 STRETCH = 1 << 18  # tokens whose masks are drawn at once
@@ -69,6 +54,8 @@ def fine_tune(
     progress: bool = True,
     inplace: bool = False,
     scope: str = "model",
+    teacher: PreTrainedModel | None = None,
+    temperature: float = 2.0,
 ) -> PreTrainedModel:
     """Train a copy of the model on blocks and return it: AdamW, linear decay to 0, gradients clipped at norm 1.
 
@@ -78,7 +65,9 @@ def fine_tune(
     measure_at (0 = before training). With a `run_dir` the state is kept at least every minute and a rerun goes on from
     it (or returns the finished model); the folder then holds model/, params.yaml, metrics.parquet, provenance.json.
     scope="head" trains the LM head alone, on hidden states that each process keeps from one exhaustive pass (7 forward
-    passes; tokens × width × 4 bytes of memory). Under `accelerate launch` or `torchrun` every process must call this;
+    passes; tokens × width × 4 bytes of memory). With a `teacher` (same tokenizer) the model is distilled: at the
+    objective's positions it learns what the teacher says there, not what the text does; both at `temperature`, the loss
+    times its square (Hinton et al. 2015, §2). Under `accelerate launch` or `torchrun` every process must call this;
     they share each batch, and its loss is the mean over all their targets.
     Raises ValueError for bad arguments before any training, NonFiniteLoss if the loss is no longer a number.
     Source: PAPER §4.
@@ -88,6 +77,9 @@ def fine_tune(
         raise ValueError(f"objective {objective!r} is unknown; use one of {', '.join(OBJECTIVES)}")
     learning_rate = default_learning_rate(model) if learning_rate is None else learning_rate
     _check(model, blocks, objective, epochs, learning_rate, batch_size, measure_at, measure, scope)
+    if teacher is not None:
+        _check_teacher(model, teacher, blocks, temperature)
+        teacher = clone(teacher).eval()
     draw, columns, causal, _ = OBJECTIVES[objective]
     rows = blocks_.tensors(blocks, "input_ids", "attention_mask", *columns)
     _check_trainable(rows, objective)
@@ -96,13 +88,15 @@ def fine_tune(
         "seed": seed, "warmup": warmup, "weight_decay": weight_decay, "measure_at": sorted(set(measure_at)),
         "scope": scope,
     }  # fmt: skip
+    if teacher is not None:
+        params |= {"teacher": model_fingerprint(teacher), "temperature": temperature}
     steady_heap()
     here = processes()
     accelerator = Accelerator()
     if accelerator.mixed_precision == "fp16":
         raise ValueError("fp16 needs its loss scaled, which is not done here; launch with --mixed_precision bf16 or no")
     with here.main_process_first():
-        state = _State(run_dir, params, model, blocks, resume)
+        state = State(run_dir, params, model, blocks, resume)
     here.wait_for_everyone()  # none may finish the run before all have seen whether it was finished
     if state.finished:
         return type(model).from_pretrained(state.folder / "model", dtype=torch.float32).to(model.device).eval()
@@ -114,6 +108,8 @@ def fine_tune(
         model.get_input_embeddings().padding_idx = None
     device = accelerator.device
     model.to(device)
+    if teacher is not None:
+        teacher.to(device)
     trained = list(model.parameters()) if scope == "model" else head_parameters(model)
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True)
     told = blocks_.info(blocks)
@@ -149,13 +145,20 @@ def fine_tune(
                         targets = labels[part] != IGNORE
                         if not (share := int(targets.sum())):
                             continue
+                        attention = attended(batch["attention_mask"][part], input_ids[part], pad)
                         with accelerator.autocast():
                             if states is None:
-                                attention = attended(batch["attention_mask"][part], input_ids[part], pad)
                                 logits = logits_at(model, input_ids[part], attention, targets)
                             else:
                                 logits = head_logits(model, states[chosen[part]].to(device, trained[0].dtype), targets)
-                        of_part = F.cross_entropy(logits.to(trained[0].dtype), labels[part][targets])
+                            if teacher is not None:
+                                with torch.no_grad():
+                                    said = logits_at(teacher, input_ids[part], attention, targets)
+                        logits = logits.to(trained[0].dtype)
+                        if teacher is None:
+                            of_part = F.cross_entropy(logits, labels[part][targets])
+                        else:
+                            of_part = divergence(logits, said.to(logits.dtype), temperature)
                         of_part = of_part * (share / total_targets)
                         of_part.backward()
                         loss += of_part.detach()
@@ -195,6 +198,15 @@ def _drawn(rows: dict, order: Tensor, batch_size: int, draw, hide: int, seed: in
             batch = slice(first, first + batch_size)
             columns_of = {name: column[batch] for name, column in columns.items()}
             yield stretch[batch], columns_of, *(tensor[batch] for tensor in drawn)
+
+
+def divergence(logits: Tensor, said: Tensor, temperature: float) -> Tensor:
+    """T² · KL(teacher ‖ student), the mean over n positions, of logits (n, vocabulary) at temperature T.
+
+    T² keeps the size of its gradient whatever T is. Source: Hinton et al. 2015, arXiv 1503.02531, §2.
+    """
+    student, teacher = (F.log_softmax(x / temperature, dim=-1) for x in (logits, said))
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
 def head_parameters(model: PreTrainedModel) -> list[torch.nn.Parameter]:
@@ -281,6 +293,22 @@ def _check(model, blocks, objective, epochs, learning_rate, batch_size, measure_
         raise ValueError("measure_at needs measure=, a callable (model, epoch) → dict")
 
 
+def _check_teacher(model, teacher, blocks: Dataset, temperature: float) -> None:
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature={temperature} is not a positive number")
+    check_tokenizer(teacher, blocks)
+    if teacher.config.vocab_size != model.config.vocab_size:
+        raise ValueError(
+            f"the teacher knows {teacher.config.vocab_size} tokens, the model {model.config.vocab_size}; distilling "
+            "needs one tokenizer for both"
+        )
+    if (needed := blocks_.info(blocks)["block_size"]) > teacher.config.max_position_embeddings:
+        raise ValueError(
+            f"block_size {needed} exceeds the teacher's {teacher.config.max_position_embeddings} positions; encode "
+            "with a smaller block_size"
+        )
+
+
 def check_tokenizer(model: PreTrainedModel, blocks: Dataset) -> None:
     """Raise ValueError if the blocks cannot come from the model's own tokenizer."""
     told = blocks_.info(blocks)
@@ -295,103 +323,3 @@ def check_tokenizer(model: PreTrainedModel, blocks: Dataset) -> None:
 def _check_trainable(rows: dict[str, Tensor], objective: str) -> None:
     if OBJECTIVES[objective].spares and not ((rows["unit_ids"] >= 0) & (rows["sensitive"] == 0)).any():
         raise ValueError("every word of the blocks is blacklisted: nothing is left to train on; shorten the blacklist")
-
-
-def model_fingerprint(model: PreTrainedModel) -> str:
-    """16 hex digits that change with any weight of a model."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
-class _State:
-    """The run folder of one training: where to go on, what was measured, the finished model."""
-
-    def __init__(self, run_dir, params: dict, model: PreTrainedModel, blocks: Dataset, resume: bool):
-        self.folder = None if run_dir is None else Path(run_dir)
-        self.params, self.measured, self.finished = params, [], False
-        self.saved = time.monotonic()
-        if self.folder is None:
-            return
-        told = blocks_.info(blocks)
-        self.key = params | {
-            "blocks": fingerprint(told["fingerprint"], blocks._fingerprint if blocks._indices else ""),
-            "model": model_fingerprint(model),
-            "source": source_fingerprint("training"),
-        }
-        self.partial = self.folder.with_name(f"{self.folder.name}.part")
-        if not resume and processes().is_main_process:
-            for folder in (self.folder, self.partial):
-                if (folder / "params.yaml").exists():
-                    shutil.rmtree(folder)
-        for folder in (self.folder, self.partial):
-            if (folder / "params.yaml").exists():
-                self._check_same(folder)
-        if self.folder.exists() and not (self.folder / "params.yaml").exists() and any(self.folder.iterdir()):
-            raise ValueError(f"{self.folder} is not empty and holds no run; choose another run_dir")
-        self.finished = (self.folder / "params.yaml").exists()
-        if not self.finished and processes().is_main_process:
-            private_folder(self.partial)
-            with replacing(self.partial / "params.yaml") as temporary:
-                temporary.write_text(yaml.safe_dump(self.key, sort_keys=False), encoding="utf-8")
-
-    def _check_same(self, folder: Path) -> None:
-        found = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-        if differs := sorted(k for k in self.key | found if self.key.get(k) != found.get(k)):
-            raise ValueError(
-                f"{folder} holds another run (it differs in {', '.join(differs)}); choose another run_dir, delete "
-                "that folder, or pass resume=False to start anew in its place"
-            )
-
-    def load(self, model: PreTrainedModel, optimizer) -> int:
-        """Put the last saved state into model and optimizer and return its step (0 if there is none)."""
-        if self.folder is None or not (path := self.partial / "checkpoint.safetensors").exists():
-            return 0
-        with safe_open(path, "pt") as file:
-            told = json.loads(file.metadata()["state"])
-            self.measured = told["measured"]
-            with torch.no_grad():
-                for i, parameter in enumerate(model.parameters()):
-                    parameter.copy_(file.get_tensor(f"{i}.weight"))
-                    if f"{i}.step" in file.keys():
-                        optimizer.state[parameter] = {
-                            name: file.get_tensor(f"{i}.{name}").to(parameter.device)
-                            for name in ("step", "exp_avg", "exp_avg_sq")
-                        }
-        return told["step"]
-
-    def save(self, model: PreTrainedModel, optimizer, step: int, every: float = 0.0) -> None:
-        """Write weights, optimizer and measurements to one file, if the last one is `every` seconds old."""
-        if self.folder is None or time.monotonic() - self.saved < every or not processes().is_main_process:
-            return
-        tensors = {}
-        for i, parameter in enumerate(model.parameters()):
-            tensors[f"{i}.weight"] = parameter.detach().cpu()
-            for name, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"{i}.{name}"] = value.cpu()
-        state = json.dumps({"step": step, "measured": self.measured})
-        with replacing(self.partial / "checkpoint.safetensors") as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"state": state})
-        self.saved = time.monotonic()
-
-    def measure(self, measure: Measure | None, model: PreTrainedModel, epoch: int) -> bool:
-        """Call `measure` if this epoch is to be measured and was not yet; whether it was called."""
-        if epoch not in self.params["measure_at"] or any(row["epoch"] == epoch for row in self.measured):
-            return False
-        model.eval()
-        for name, value in (measure(model, epoch) or {"": float("nan")}).items():
-            self.measured.append({"epoch": epoch, "metric": name, "value": float(value)})
-        model.train()
-        return True
-
-    def finish(self, model: PreTrainedModel, seconds: float, tokens: int) -> None:
-        """Write the run folder's files and move it into place."""
-        if self.folder is None or not processes().is_main_process:
-            return
-        model.save_pretrained(self.partial / "model")
-        write_metrics(self.partial, self.measured, run=self.folder.name, method=self.params["objective"])
-        write_provenance(self.partial, device=str(model.device), seconds=round(seconds, 1), tokens=tokens)
-        (self.partial / "checkpoint.safetensors").unlink(missing_ok=True)
-        publish(self.partial, self.folder)

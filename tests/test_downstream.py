@@ -19,9 +19,10 @@ from transformers import (
 )
 
 import sani
+from sani.checkpoints import model_fingerprint
 from sani.downstream import _classifier, emotion_f1, seen_by_classifier
 from sani.erasure import TARGETS, erase, layers
-from sani.training import NonFiniteLoss, model_fingerprint
+from sani.training import NonFiniteLoss
 
 SECRET = "zanzibarius"
 

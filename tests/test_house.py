@@ -126,7 +126,7 @@ def test_same_seed_same_result_in_a_fresh_process(tmp_path):
     code = """
 import sani, hashlib, torch
 torch.set_num_threads(1)
-from sani.training import model_fingerprint
+from sani.checkpoints import model_fingerprint
 corpus = sani.load_corpus("synthetic-clinical", records=6, seed=2)
 blacklist = sani.Blacklist.from_annotations(corpus) | sani.Blacklist.from_rare_words(corpus)
 model, tokenizer = sani.load_model("tiny-bert")

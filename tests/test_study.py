@@ -10,9 +10,9 @@ from conftest import make_corpus, spans
 
 from sani import Blacklist, load_corpus, load_model, material, measuring, study
 from sani.blocks import tensors
+from sani.checkpoints import model_fingerprint
 from sani.material import Setting
 from sani.study import Run
-from sani.training import model_fingerprint
 
 TINY = Setting(records=6, heldout_records=3, epochs=2, repair_epochs=1)
 RUNS = (

@@ -1,0 +1,128 @@
+"""Distillation: its loss by hand, what students learn, teachers that are refused."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model, make_roberta, make_tokenizer
+
+from sani import Blacklist, encode, evaluate, fine_tune, repair, training
+from sani.blocks import tensors
+from sani.checkpoints import model_fingerprint
+from sani.models import load_model
+from sani.training import divergence
+
+
+@pytest.fixture
+def blocks(corpus, wordpiece):
+    return encode(corpus, wordpiece, Blacklist.from_annotations(corpus), block_size=32)
+
+
+def test_divergence_by_hand():
+    """Teacher (½, ½), student (¾, ¼) at temperature 2: 4 (½ ln ⅔ + ½ ln 2) = 2 ln 4/3."""
+    student, teacher = 2 * torch.tensor([[0.75, 0.25]]).log(), torch.zeros(1, 2)
+    assert divergence(student, teacher, 2.0).item() == pytest.approx(2 * np.log(4 / 3), rel=1e-6)
+    assert divergence(teacher, teacher, 2.0).item() == 0
+    both = torch.cat([student, teacher]), torch.zeros(2, 2)
+    assert divergence(*both, 2.0).item() == pytest.approx(np.log(4 / 3), rel=1e-6)
+
+
+def test_a_model_learns_nothing_from_itself(blocks, wordpiece, monkeypatch):
+    """No gradient: not a hard label is left in the loss."""
+    norms = []
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda *a: norms.append(clip(*a).item()) or torch.tensor(0.0)
+    )
+    model, options = make_model(len(wordpiece)).double(), {"epochs": 1, "learning_rate": 1e-12, "batch_size": 2}
+    fine_tune(model, blocks, "mlm", teacher=model, **options)
+    itself = list(norms)
+    norms.clear()
+    fine_tune(model, blocks, "mlm", **options)
+    assert len(itself) == len(norms) > 1 and max(itself) < 1e-6 < 0.1 < min(norms)
+
+
+def test_a_student_says_what_its_teacher_says(blocks, wordpiece):
+    """Of text that neither read, a distilled student is nearer to its teacher than one that learns from the text."""
+    teacher = fine_tune(make_model(len(wordpiece), seed=1), blocks, "mlm", epochs=30, learning_rate=1e-2, batch_size=2)
+    before = model_fingerprint(teacher)
+    options = {"epochs": 60, "learning_rate": 1e-2, "batch_size": 2}
+    start = make_model(len(wordpiece), seed=2)
+    student = fine_tune(start, blocks, "mlm", teacher=teacher.train(), **options)
+    assert teacher.training and model_fingerprint(teacher) == before
+    teacher.eval()
+    ids = torch.randint(5, len(wordpiece), (4, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        of = {name: model(ids).logits.log_softmax(-1) for name, model in
+              {"teacher": teacher, "student": student, "start": start}.items()}  # fmt: skip
+    apart = {n: (of["teacher"].exp() * (of["teacher"] - of[n])).sum(-1).mean().item() for n in ("student", "start")}
+    assert apart["student"] < apart["start"] / 2
+    report = evaluate(student, blocks)
+    assert report.utility > evaluate(start, blocks).utility
+
+
+def test_a_teacher_is_not_asked_for_listed_terms_by_a_sparing_objective(blocks, wordpiece, monkeypatch):
+    """Teacher and student are asked at the same positions, none of them of a listed term."""
+    asked = []
+    logits_at = training.logits_at
+
+    def noted(model, input_ids, attention, chosen):
+        asked.append((model, input_ids, chosen))
+        return logits_at(model, input_ids, attention, chosen)
+
+    monkeypatch.setattr(training, "logits_at", noted)
+    repair(make_model(len(wordpiece)), blocks, epochs=3, batch_size=2, teacher=make_model(len(wordpiece), seed=1))
+    columns = tensors(blocks, "input_ids", "sensitive", "unit_ids")
+    assert asked and len({id(model) for model, *_ in asked}) == 2
+    for (_, ids, chosen), (_, ids_too, chosen_too) in zip(asked[::2], asked[1::2]):
+        assert torch.equal(ids, ids_too) and torch.equal(chosen, chosen_too)
+        for row, at in zip(ids, chosen):
+            # Masked rows equal their originals outside what is masked.
+            (here,) = [
+                i
+                for i, o in enumerate(columns["input_ids"])
+                if torch.equal(o[row != wordpiece.mask_token_id], row[row != wordpiece.mask_token_id])
+            ]
+            assert not (columns["sensitive"][here][at] > 0).any()
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_bad_temperatures_are_named(temperature, blocks, wordpiece):
+    model = make_model(len(wordpiece))
+    with pytest.raises(ValueError, match="temperature=.* is not a positive number"):
+        fine_tune(model, blocks, "mlm", epochs=1, teacher=model, temperature=temperature)
+
+
+def test_teachers_that_do_not_fit_are_refused(blocks, wordpiece):
+    model = make_model(len(wordpiece))
+    for teacher, said in (
+        (make_model(len(wordpiece) + 3), "one tokenizer for both"),
+        (make_model(len(wordpiece) - 3), "encode the corpus with the model's own tokenizer"),
+        (make_model(len(wordpiece), positions=16), "exceeds the teacher's 16 positions"),
+        (load_model("tiny-gpt2")[0], "encode the corpus with the model's own tokenizer"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fine_tune(model, blocks, "mlm", epochs=1, teacher=teacher)
+
+
+def test_another_teacher_is_another_run(blocks, wordpiece, tmp_path):
+    model, options = make_model(len(wordpiece)), {"epochs": 1, "batch_size": 2, "run_dir": tmp_path / "run"}
+    one, other = (make_model(len(wordpiece), seed=seed) for seed in (1, 2))
+    student = fine_tune(model, blocks, "mlm", teacher=one, **options)
+    assert model_fingerprint(fine_tune(model, blocks, "mlm", teacher=one, **options)) == model_fingerprint(student)
+    for changed in ({"teacher": other}, {"teacher": one, "temperature": 3.0}, {}):
+        with pytest.raises(ValueError, match="holds another run"):
+            fine_tune(model, blocks, "mlm", **options | changed)
+
+
+def test_roberta_and_batches_in_parts(corpus, monkeypatch):
+    """Rows taken one by one give the same student as whole batches."""
+    tokenizer = make_tokenizer("byte-level-bpe")
+    blocks = encode(corpus, tokenizer, block_size=32)
+    model, teacher = (make_roberta(len(tokenizer), seed).double() for seed in (0, 1))
+    found = []
+    for at_once in (4096, 32):
+        monkeypatch.setattr("sani.models.TOKENS", at_once)
+        monkeypatch.setattr("sani.models.VALUES", 0)
+        found.append(fine_tune(model, blocks, "mlm", epochs=2, learning_rate=1e-3, batch_size=4, teacher=teacher))
+    pairs = zip(*(m.state_dict().values() for m in found))
+    assert max((a - b).abs().max().item() for a, b in pairs) < 1e-9
