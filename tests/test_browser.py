@@ -140,5 +140,4 @@ def test_the_demo_is_opened_asked_and_sanitised(lab, tmp_path):
         browser.close()
     peak.over.set()
     peak.join()
-    print(f"at most {peak.bytes / 1e6:.0f} MB")
     assert 3e8 < peak.bytes < 1e9, f"{peak.bytes / 1e6:.0f} MB"
