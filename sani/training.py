@@ -145,7 +145,8 @@ def fine_tune(
                         targets = labels[part] != IGNORE
                         if not (share := int(targets.sum())):
                             continue
-                        attention = attended(batch["attention_mask"][part], input_ids[part], pad)
+                        if states is None or teacher is not None:
+                            attention = attended(batch["attention_mask"][part], input_ids[part], pad)
                         with accelerator.autocast():
                             if states is None:
                                 logits = logits_at(model, input_ids[part], attention, targets)
