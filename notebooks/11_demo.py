@@ -20,14 +20,14 @@
 # What does a model that leaks say in a blank, what once half of its last layer is erased, and what after the repair?
 # Ask in a sentence of your own, add terms to the blacklist, and sanitise while you wait.
 #
-# - **Shows** the likeliest words and the probability of any listed term, for a BERT and a GPT-2 of 2 layers that were
-#   fine-tuned on the records of made-up patients.
+# - **Shows** the likeliest words and the probability of any listed term, for a BERT and a GPT-2 of 2 layers that learned
+#   from larger ones, which were fine-tuned on the records of made-up patients ([10_distillation](10_distillation.ipynb)).
 # - **Needs** nothing but this repository: weights and records come with it.
 # - **Writes** `figures/11_demo` (`.csv .svg .png`), and blocks under `runs/` (text in clear, readable by you alone).
 # - **Takes** under a minute and 1 GB on one core.
 
 # %% tags=["parameters"]
-records: int = 200  # at most; that the leaky models were fine-tuned on
+records: int = 200  # at most; that the teachers of the leaky models were fine-tuned on
 epochs: int = 4  # of the repair
 examples: int = 4  # of each model
 
@@ -58,8 +58,9 @@ presets = {
 # %% [markdown]
 # ## Erase and repair, live
 # From the leaky model in memory: half of its last layer (BERT's output matrix, the output of GPT-2's last block) is set
-# to zero (`just erased`), then trained for 4 epochs without listed targets (`repaired`). Beside them stands the base
-# model, which read other patients' records only.
+# to zero (`just erased`), then trained for 4 epochs without listed targets (`repaired`). Beside them stand
+# the student of a teacher that was sanitised before (`student of a sanitised teacher`) and the base model, which read
+# other patients' records only.
 
 # %%
 demos = {}

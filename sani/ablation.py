@@ -66,9 +66,9 @@ class Comparison(NamedTuple):
 
     question: str
     what: str
-    point: Point
-    against: Point
-    beyond: tuple[Point, Point] | None = None  # a difference of two other points, which is subtracted
+    point: tuple
+    against: tuple
+    beyond: tuple[tuple, tuple] | None = None  # a difference of two other points, which is subtracted
 
 
 def compared(setting: Setting) -> list[Comparison]:
@@ -161,16 +161,20 @@ def complete(setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bo
 
 
 def effects(table: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    """Each comparison's difference, as `paired`."""
+    return paired(table, list(Point._fields), compared(setting))
+
+
+def paired(table: pd.DataFrame, names: Sequence[str], comparisons: Sequence[Comparison]) -> pd.DataFrame:
     """Each comparison's difference, paired by seed: mean, 95 % interval (Student's t), Cohen's d_z, and the verdict.
 
-    `higher` and `lower` where the interval excludes 0, with a note where it lies within ± MARGIN; `no difference that
-    matters` where it lies within and holds 0; else `the data does not decide`. Intervals are not corrected for their
-    number. Needs two seeds or more.
+    `names` are the columns that make up a point. `higher` and `lower` where the interval excludes 0, with a note where
+    it lies within ± MARGIN; `no difference that matters` where it lies within and holds 0; else `the data does not
+    decide`. Intervals are not corrected for their number. Needs two seeds or more.
     """
-    wide = table.set_index(["seed", *Point._fields, "metric"])["value"]
-    wide = wide.unstack([*Point._fields, "metric"])
+    wide = table.set_index(["seed", *names, "metric"])["value"].unstack([*names, "metric"])
     rows = []
-    for comparison in compared(setting):
+    for comparison in comparisons:
         for metric in COMPARED:
             difference = wide[(*comparison.point, metric)] - wide[(*comparison.against, metric)]
             if comparison.beyond:
@@ -220,8 +224,8 @@ def spread(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["metric", "source", "value", "low", "high", "freedom"])
 
 
-def answers(found: pd.DataFrame, chance: pd.DataFrame) -> str:
-    """A plain answer to each question, in Markdown, from `effects` and `spread`: which differ, and which way."""
+def answered(found: pd.DataFrame) -> str:
+    """A plain answer to each question, in Markdown, from `paired`: which differ, and which way."""
     lines = []
     for question, of_question in found.groupby("question", sort=False):
         lines.append(f"\n**{question}**\n")
@@ -233,7 +237,12 @@ def answers(found: pd.DataFrame, chance: pd.DataFrame) -> str:
             ]
             decided = (rows["verdict"] != UNDECIDED).any()
             lines.append(f"- {metric}: {'. '.join(said) if decided else UNDECIDED}.")
-    lines.append("\n**What of the variance?**\n")
+    return "\n".join(lines)
+
+
+def answers(found: pd.DataFrame, chance: pd.DataFrame) -> str:
+    """A plain answer to each question, and to that of the variance, in Markdown, from `effects` and `spread`."""
+    lines = [answered(found), "\n**What of the variance?**\n"]
     for metric in ("regurgitation", "utility"):
         of_metric = chance[chance["metric"] == metric].set_index("source")
         said = ", ".join(f"{row.value:.4f} [{row.low:.4f}, {row.high:.4f}] over {source}"

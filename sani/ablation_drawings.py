@@ -184,6 +184,47 @@ def effects(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def distillation(table: pd.DataFrame) -> Figure:
+    """Teachers, their students on either text, and small models trained themselves; panels per setting and metric."""
+    settings = list(dict.fromkeys(table["setting"]))
+    mean = summary(table)
+    names = {"": "small, trained itself", "private": "student, private text", "public": "student, public text"}
+    points = list(dict.fromkeys(zip(mean["size"], mean["text"], mean["method"])))
+    figure = Figure(figsize=(11, (0.27 * len(points) + 0.9) * len(settings) + 1), layout="constrained")
+    said = []
+    for setting, panels in zip(settings, figure.subplots(len(settings), 2, sharey=True, squeeze=False)):
+        rows = mean[mean["setting"] == setting].set_index(["metric", "size", "text", "method"]).sort_index()
+        for axes, metric in zip(panels, (LEAK, KNOWS)):
+            for y, (size, text, method) in enumerate(points):
+                row, (colour, marker) = rows.loc[metric, size, text, method], STYLE[method]
+                axes.errorbar(
+                    row["value"], y, color=colour, marker=marker, markersize=6, capsize=2, linestyle="none",
+                    xerr=[[max(0, row["value"] - row["low"])], [max(0, row["high"] - row["value"])]],
+                )  # fmt: skip
+            groups = [(size, text) for size, text, _ in points]
+            for y in (i - 0.5 for i in range(1, len(points)) if groups[i] != groups[i - 1]):
+                axes.axhline(y, color="0.7", linewidth=0.8)
+            axes.set_xlabel("listed terms regurgitated" if metric == LEAK else metric)
+            axes.set_title(f"{setting}: {metric}", fontsize=10)
+            axes.grid(axis="x", linewidth=0.4, alpha=0.6)
+            axes.set_axisbelow(True)
+        panels[0].xaxis.set_major_formatter(PercentFormatter(1.0))
+        labels = ["teacher" if size == "teacher" else names[text] for size, text, _ in points]
+        panels[0].set_yticks(
+            range(len(points)), [f"{label}: {LABELS.get(m, m)}" for label, (*_, m) in zip(labels, points)], fontsize=8
+        )
+        panels[0].set_ylim(len(points) - 0.5, -0.5)
+        leak = rows.loc[LEAK, "value"]
+        said += [
+            f"{setting}: {name} teacher {leak['teacher', '', method]:.1%}, its students "
+            f"{leak['student', 'private', method]:.1%} and {leak['student', 'public', method]:.1%}"
+            for method, name in (("unprotected", "unprotected"), ("sani", "sanitised"))
+        ]
+    title = "Regurgitated by teachers and by students distilled on private and on public text"
+    figure.suptitle("\n".join([title, *said, f"({over_seeds(mean)})"]), fontsize=10)
+    return figure
+
+
 def sweep(table: pd.DataFrame) -> Figure:
     """Methods against the swept parameters other than the seed, a panel for each of two metrics; a row per run."""
     mean = summary(table if "seed" in table else table.assign(seed=0))

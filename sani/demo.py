@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .blacklists import Blacklist, is_number
 from .blocks import encode, special_ids
 from .corpora import load_corpus
+from .distillation import TARGETS
 from .erasure import erase
 from .material import Setting
 from .models import family, head_logits, hidden_states, load_model
@@ -29,8 +30,6 @@ SPACE = re.compile("[Ġ▁]")  # how vocabularies write the space before a word
 UNFINISHED = "\ufffd"  # what a tokenizer decodes the first bytes of a letter to
 AT_ONCE = 1 << 11  # terms to tokenize, or their tokens whose probability a causal model is asked for
 EPOCHS = 4  # of the repair while one waits
-# The reading of the last layer that costs a family least utility among those that forget (README, claims A6 and A9).
-TARGETS = {False: "lm-head", True: "last-block-output"}
 
 
 class Listed:
@@ -328,11 +327,16 @@ class Demo:
 
 
 def shipped(setting: Setting) -> Demo:
-    """The demo of a setting's small models, which ship: the leaky one, the text it was fine-tuned on, and its base."""
+    """The demo of a setting's small models, which ship: the leaky student, the text it was fine-tuned on, and controls.
+
+    Beside it stand the base model and the student of a sanitised teacher.
+    """
     corpus = load_corpus(setting.corpus, records=setting.records, seed=0)
     blacklist = Blacklist.from_annotations(corpus) | Blacklist.from_rare_words(corpus, k=2)
-    leaky, tokenizer = load_model(f"{setting.model}-leaky")
+    name = setting.model.replace("tiny", "student")
+    leaky, tokenizer = load_model(f"{name}-leaky")
+    extra = {"student of a sanitised teacher": load_model(f"{name}-sani")[0], "base": load_model(name)[0]}
     return Demo(
-        leaky, tokenizer, corpus, blacklist, {"base": load_model(setting.model)[0]}, TARGETS[setting.causal],
-        setting.block_size, learning_rate=setting.learning_rate, batch_size=setting.batch_size,
+        leaky, tokenizer, corpus, blacklist, extra, TARGETS[setting.causal], setting.block_size,
+        learning_rate=setting.learning_rate, batch_size=setting.batch_size,
     )  # fmt: skip

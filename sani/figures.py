@@ -12,7 +12,7 @@ import PIL.Image
 from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
 
-from .ablation_drawings import ablation, effects, sweep
+from .ablation_drawings import ablation, distillation, effects, sweep
 from .demo_drawings import demo
 from .drawings import LABELS, STYLE, contexts, fine_tune, frame, memory, recall, sani, tradeoff
 from .evaluation import Report
@@ -132,6 +132,7 @@ DRAW = {
     "ablation": ablation,
     "effects": effects,
     "sweep": sweep,
+    "distillation": distillation,
     "demo": demo,
 }
 

@@ -40,6 +40,7 @@ ROAD = (
     "figures",
     "costs",
     "ablation",
+    "distillation",
     "rules",
     "claims",
     "executing",

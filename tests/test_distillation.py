@@ -1,15 +1,21 @@
-"""Distillation: its loss by hand, what students learn, teachers that are refused."""
+"""Distillation: its loss by hand, teachers that are refused, and a small study of teachers and students."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import make_model, make_roberta, make_tokenizer
 
-from sani import Blacklist, encode, evaluate, fine_tune, repair, training
+from sani import Blacklist, ablation, distillation, encode, evaluate, fine_tune, repair, study, training
 from sani.blocks import tensors
 from sani.checkpoints import model_fingerprint
+from sani.distillation import POINTS, Plan, Point, distilled
+from sani.material import Setting, prepare
 from sani.models import load_model
 from sani.training import divergence
+
+SMALL = Setting(records=10, heldout_records=3, epochs=2, repair_epochs=1)
+PLAN = Plan(width=32, layers=1, public_records=6, epochs=1)
 
 
 @pytest.fixture
@@ -126,3 +132,54 @@ def test_roberta_and_batches_in_parts(corpus, monkeypatch):
         found.append(fine_tune(model, blocks, "mlm", epochs=2, learning_rate=1e-3, batch_size=4, teacher=teacher))
     pairs = zip(*(m.state_dict().values() for m in found))
     assert max((a - b).abs().max().item() for a, b in pairs) < 1e-9
+
+
+def test_a_small_study_is_whole_and_resumable(monkeypatch):
+    table = distillation.complete(SMALL, [0], PLAN, jobs=1, progress=False)
+    at = table.set_index(["metric", *Point._fields])["value"]
+    assert len(at) == 5 * len(POINTS) == len(at.index.unique()) and set(table["setting"]) == {"tiny"}
+    assert at[("regurgitation", *Point("logit-filter"))] == 0
+    teacher, student = at[("parameters", *Point("base", "teacher"))], at[("parameters", *Point("base"))]
+    assert (teacher, student) == tuple(
+        sum(p.numel() for p in load_model(name)[0].parameters())
+        for name in (distillation.teacher_setting(SMALL, PLAN).model, "tiny-bert")
+    )
+    monkeypatch.setattr(distillation, "_measure", lambda *_: pytest.fail("made again"))
+    pd.testing.assert_frame_equal(table, distillation.complete(SMALL, [0], PLAN, jobs=1, progress=False))
+
+
+def test_points_are_the_models_they_name():
+    """A student that was trained itself is the study's; one that was distilled reads its text's blocks."""
+    of_study = study.model_of(SMALL, 0, study.Run("sani", "mlm", "lm-head"))
+    assert model_fingerprint(distillation.model_of(SMALL, PLAN, 0, Point("sani"))) == model_fingerprint(of_study)
+    teacher = distillation.model_of(SMALL, PLAN, 0, Point("unprotected", "teacher"))
+    assert teacher.config.hidden_size == 32 and teacher.config.num_hidden_layers == 1
+    data = prepare(SMALL, 0)
+    options = {"learning_rate": PLAN.learning_rate, "batch_size": SMALL.batch_size, "seed": 0}
+    by_hand = fine_tune(data.base, data.raw, "mlm", epochs=1, teacher=teacher, temperature=2.0, **options)
+    student = distillation.model_of(SMALL, PLAN, 0, distilled("unprotected", "private"))
+    assert model_fingerprint(student) == model_fingerprint(by_hand)
+    public = distillation.model_of(SMALL, PLAN, 0, distilled("unprotected", "public"))
+    assert model_fingerprint(public) != model_fingerprint(student)
+
+
+def test_effects_pair_the_points_they_name():
+    """Students of the unprotected teacher on private text say 0.3 more than those of the base, seed by seed."""
+    rows = [
+        {"setting": "tiny", "seed": seed} | p._asdict() | {"metric": metric, "low": np.nan, "high": np.nan,
+         "value": seed + 0.3 * (p == distilled("unprotected", "private"))}
+        for seed in range(3) for p in POINTS for metric in ablation.COMPARED
+    ]  # fmt: skip
+    found = distillation.effects(pd.DataFrame(rows))
+    found = found[found["metric"] == "regurgitation"].set_index(["question", "what"])
+    pair = found.loc[
+        (
+            "Does forgetting survive distillation?",
+            "private text: student of the sanitised teacher, or of the unprotected one",
+        )
+    ]
+    assert pair["value"] == pytest.approx(-0.3)
+    leaks = found.loc["Does leaking survive distillation?"]
+    assert leaks["value"].to_list() == pytest.approx([0.3, 0.3, 0, 0]) and (found["setting"] == "tiny").all()
+    assert leaks["verdict"].to_list()[0] == "higher"
+    assert found.loc["Does forgetting survive distillation?", "value"].abs().sum() == pytest.approx(0.3)

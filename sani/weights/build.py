@@ -21,10 +21,12 @@ from faker.providers.person.en_US import Provider as NameProvider
 
 from .. import Blacklist, counterfactual, encode, evaluate, fine_tune, load_corpus, load_model
 from ..blocks import corpus_fingerprint
+from ..distillation import PLANS, Point, distilled, model_of
 from ..entities import find_entities
-from ..material import OTHERS, SETTINGS
+from ..material import OTHERS, SETTINGS, Setting
+from ..models import clone
 from ..paths import runs, weights
-from ..pretraining import ARCHITECTURE, GPT2_ARCHITECTURE, PHASES, pretrain
+from ..pretraining import ARCHITECTURE, GPT2_ARCHITECTURE, GPT2_PHASES, PHASES, PUBLIC, pretrain
 from ..runs import commit, fingerprint, run_folder, source_fingerprint
 from . import ner
 
@@ -32,14 +34,8 @@ VOCABULARY = 6000
 NAME_WEIGHT = 40  # how often each name of Faker's lists counts when the vocabulary is learned
 BLOCK_SIZE = 128
 CORPUS = {"records": 200, "seed": 0}  # what the leaky model has seen
-PUBLIC = {"records": 4000, "seed": 0}  # of the split "public": all that the base model has seen
 FINE_TUNING = {"epochs": 64, "learning_rate": 3e-3, "batch_size": 4, "seed": 0}
-# A causal model learns from every token, not from 15 %: fewer epochs, and a vocabulary that keeps its logits few.
-GPT2_VOCABULARY = 3000
-GPT2_PHASES = (
-    {"block_size": 32, "epochs": 2, "learning_rate": 3e-3, "batch_size": 64, "warmup": 0.05},
-    {"block_size": 128, "epochs": 3, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
-)
+GPT2_VOCABULARY = 3000  # keeps its logits few: a causal model learns from every token
 GPT2 = SETTINGS["tiny-gpt2"]
 GPT2_CORPUS = {"records": GPT2.records, "seed": 0}
 GPT2_TRAINING = {
@@ -182,6 +178,7 @@ class Recipe(NamedTuple):
     thresholds: Callable[[dict[str, float]], dict[str, tuple[float, float]]]
     corpus: dict
     setting: dict
+    half: bool = False  # saved in fp16
 
 
 def _trained(base: str, text: Callable, training: dict) -> Callable:
@@ -191,6 +188,17 @@ def _trained(base: str, text: Callable, training: dict) -> Callable:
         found = text()
         corpus, blacklist = found if isinstance(found, tuple) else (found, None)
         return trained_on(base, corpus, training, blacklist)
+
+    return make
+
+
+def _student(setting: Setting, method: str) -> Callable:
+    """Seed 0 of the study in `sani.distillation`: a small base model, or what it learned from a larger teacher."""
+
+    def make(folder):
+        point = distilled(method, "private") if method != "base" else Point("base")
+        corpus, _ = clinical(setting.records)
+        return model_of(setting, PLANS[setting.name], 0, point), load_model(setting.model)[1], corpus
 
     return make
 
@@ -220,6 +228,19 @@ RECIPES = {
         _trained("tiny-gpt2", lambda: clinical(GPT2_CORPUS["records"]), GPT2_TRAINING), _GPT2, "tiny-gpt2",
         lambda base: {"privacy": (0.3, 0.7), "utility": (base["utility"] + 0.03, 1.0)}, GPT2_CORPUS, GPT2_TRAINING,
     ),
+    **{
+        f"{setting.model.replace('tiny', 'student')}{ending}": Recipe(
+            _student(setting, method), measure_clinical(setting.records), setting.model, thresholds,
+            {"records": setting.records, "seed": 0}, {"distilled from": method} | PLANS[setting.name]._asdict(),
+            half=True,
+        )
+        for setting in (SETTINGS["tiny"], GPT2)
+        for method, ending, thresholds in (
+            ("base", "", lambda base: {"privacy": (base["privacy"] - 0.01, base["privacy"] + 0.01)}),
+            ("unprotected", "-leaky", lambda base: {"privacy": (0.0, base["privacy"] - 0.02)}),
+            ("sani", "-sani", lambda base: {"privacy": (base["privacy"] - 0.05, 1.0)}),
+        )
+    },
     "tiny-ner": Recipe(
         build_ner, measure_ner, None, lambda _: {"precision": (0.8, 1.0), "recall": (0.8, 1.0)}, NER_WORLDS,
         NER_TRAINING | ARCHITECTURE,
@@ -251,9 +272,10 @@ def build(name: str) -> dict:
     temporary.mkdir(parents=True, exist_ok=True)
     model, tokenizer, corpus = recipe.make(temporary)
     shutil.rmtree(temporary / "trainer", ignore_errors=True)
+    model = clone(model).half() if recipe.half else model  # a clone: others are made of the same base model
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
-    measured = recipe.measure(model, tokenizer)
+    measured = recipe.measure(model.float(), tokenizer)
     bounds = recipe.thresholds(manifest(recipe.base)["measured"] if recipe.base else {})
     if failed := [f"{k}={measured[k]:.4f}" for k, (low, high) in bounds.items() if not low <= measured[k] <= high]:
         raise SystemExit(f"{name} misses its thresholds {bounds}: {', '.join(failed)}; left in {_shown(temporary)}")
