@@ -41,10 +41,10 @@ batch_size: int = 4  # rows per step
 width: int = 128  # of the teachers' hidden states
 layers: int = 2  # of the teachers
 public_records: int = 2000  # to pre-train the teachers' base model on; others to distil on
-longer: int = 1  # times as many epochs in the last phase of that as the small base model had
+longer: int = 1  # times as many steps in the last phase of that as the small base model had
 distillation_epochs: int = 16  # over the private text; as many steps on public text
-distillation_rate: float = 3.0e-4  # learning rate of distillation
-temperature: float = 2.0  # of teacher and student
+distillation_rate: float = 1.0e-3  # learning rate of distillation
+temperature: float = 1.0  # of teacher and student
 seed: int = 0  # varies corpus, training and erasure
 jobs: int = 0  # processes side by side; 0: one per core
 

@@ -156,7 +156,7 @@ def test_points_are_the_models_they_name():
     assert teacher.config.hidden_size == 32 and teacher.config.num_hidden_layers == 1
     data = prepare(SMALL, 0)
     options = {"learning_rate": PLAN.learning_rate, "batch_size": SMALL.batch_size, "seed": 0}
-    by_hand = fine_tune(data.base, data.raw, "mlm", epochs=1, teacher=teacher, temperature=2.0, **options)
+    by_hand = fine_tune(data.base, data.raw, "mlm", epochs=1, teacher=teacher, temperature=PLAN.temperature, **options)
     student = distillation.model_of(SMALL, PLAN, 0, distilled("unprotected", "private"))
     assert model_fingerprint(student) == model_fingerprint(by_hand)
     public = distillation.model_of(SMALL, PLAN, 0, distilled("unprotected", "public"))
