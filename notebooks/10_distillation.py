@@ -41,7 +41,8 @@ batch_size: int = 4  # rows per step
 width: int = 128  # of the teachers' hidden states
 layers: int = 2  # of the teachers
 public_records: int = 2000  # to pre-train the teachers' base model on; others to distil on
-longer: int = 1  # times as many steps in the last phase of that as the small base model had
+short_epochs: float = 5.0  # of that pre-training in rows of 32 tokens
+long_epochs: float = 5.0  # and of 128
 distillation_epochs: int = 16  # over the private text; as many steps on public text
 distillation_rate: float = 1.0e-3  # learning rate of distillation
 temperature: float = 1.0  # of teacher and student
@@ -65,7 +66,16 @@ setting = material.Setting(
     learning_rate=learning_rate,
     batch_size=batch_size,
 )
-plan = distillation.Plan(width, layers, public_records, longer, distillation_epochs, distillation_rate, temperature)
+plan = distillation.Plan(
+    width=width,
+    layers=layers,
+    public_records=public_records,
+    short_epochs=short_epochs,
+    long_epochs=long_epochs,
+    epochs=distillation_epochs,
+    learning_rate=distillation_rate,
+    temperature=temperature,
+)
 
 # %% [markdown]
 # ## What is compared?

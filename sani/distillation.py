@@ -45,7 +45,8 @@ class Plan(NamedTuple):
     width: int = 128  # of the teachers, and their layers
     layers: int = 2
     public_records: int = PUBLIC["records"]  # to pre-train the teachers' base model on; others to distil on
-    longer: int = 1  # times as many steps in the last phase of that as the small base model had
+    short_epochs: float = 5.0  # of that pre-training in rows of 32 tokens
+    long_epochs: float = 10.0  # and of 128
     epochs: int = 32  # of distillation over the private text; on public text as many steps
     learning_rate: float = 1e-3  # of distillation
     temperature: float = 1.0
@@ -53,7 +54,10 @@ class Plan(NamedTuple):
 
 # Decided on base and unprotected models alone. A BERT of 4 layers learns little but the frequencies of single words in
 # this time, and one of 2 layers must read more records than the small one, or it is no better on those of others.
-PLANS = {"tiny": Plan(layers=2, public_records=16_000, longer=2), "tiny-gpt2": Plan(layers=4)}
+PLANS = {
+    "tiny": Plan(layers=2, public_records=16_000, short_epochs=1.25, long_epochs=5.0),
+    "tiny-gpt2": Plan(layers=4, short_epochs=2.0, long_epochs=3.0),
+}
 
 
 class Point(NamedTuple):
@@ -118,12 +122,10 @@ def _teacher(setting: Setting, plan: Plan) -> Path:
     scale = model.config.hidden_size / plan.width
     sizes = dict(zip(names, (plan.width, plan.layers, 4 * plan.width)))
     architecture = usual | sizes | {"initializer_range": usual["initializer_range"] * scale**0.5}
-    passes = PUBLIC["records"] / plan.public_records  # as many steps
     phases = [
-        phase | {"learning_rate": phase["learning_rate"] * scale, "epochs": phase["epochs"] * passes}
-        for phase in phases
+        phase | {"learning_rate": phase["learning_rate"] * scale, "epochs": epochs}
+        for phase, epochs in zip(phases, (plan.short_epochs, plan.long_epochs), strict=True)
     ]
-    phases[-1]["epochs"] *= plan.longer
     public = PUBLIC | {"records": plan.public_records}
     told = {"public": public, "architecture": architecture, "phases": phases}
     folder = run_folder("teacher", "pretraining", inputs=inputs(setting), **told)

@@ -15,7 +15,7 @@ from sani.models import load_model
 from sani.training import divergence
 
 SMALL = Setting(records=10, heldout_records=3, epochs=2, repair_epochs=1)
-PLAN = Plan(width=32, layers=1, public_records=6, epochs=1)
+PLAN = Plan(width=32, layers=1, public_records=6, short_epochs=1.0, long_epochs=1.0, epochs=1)
 
 
 @pytest.fixture
