@@ -238,7 +238,7 @@ RECIPES = {
         for method, ending, thresholds in (
             ("base", "", lambda base: {"privacy": (base["privacy"] - 0.01, base["privacy"] + 0.01)}),
             ("unprotected", "-leaky", lambda base: {"privacy": (0.0, base["privacy"] - 0.02)}),
-            ("sani", "-sani", lambda base: {"privacy": (base["privacy"] - 0.05, 1.0)}),
+            ("sani", "-sani", lambda base: {"privacy": (base["privacy"] - 0.1, 1.0)}),
         )
     },
     "tiny-ner": Recipe(
