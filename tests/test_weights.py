@@ -67,6 +67,12 @@ def test_corpora_are_those_of_the_manifests():
     private = clinical("private", 200)
     expected = {
         "tiny-bert": clinical("public", 4000),
+        "student-bert": clinical("public", 4000),
+        "student-bert-leaky": private,
+        "student-bert-sani": private,
+        "student-gpt2": clinical("public", 4000),
+        "student-gpt2-leaky": clinical("private", 120),
+        "student-gpt2-sani": clinical("private", 120),
         "tiny-bert-leaky": private,
         "tiny-bert-counterfactual": counterfactual(private, seed=0),
         "tiny-gpt2": clinical("public", 4000),

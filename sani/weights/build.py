@@ -21,7 +21,7 @@ from faker.providers.person.en_US import Provider as NameProvider
 
 from .. import Blacklist, counterfactual, encode, evaluate, fine_tune, load_corpus, load_model
 from ..blocks import corpus_fingerprint
-from ..distillation import PLANS, Point, distilled, model_of
+from ..distillation import PLANS, distilled, model_of
 from ..entities import find_entities
 from ..material import OTHERS, SETTINGS, Setting
 from ..models import clone
@@ -192,15 +192,33 @@ def _trained(base: str, text: Callable, training: dict) -> Callable:
     return make
 
 
-def _student(setting: Setting, method: str) -> Callable:
-    """Seed 0 of the study in `sani.distillation`: a small base model, or what it learned from a larger teacher."""
+def _students(setting: Setting) -> dict[str, Recipe]:
+    """The demo's models in fp16: the small base model, and students of seed 0 of the study in `sani.distillation`."""
+    name, plan = setting.model.replace("tiny", "student"), PLANS[setting.name]
+    measure, private = measure_clinical(setting.records), {"records": setting.records, "seed": 0}
 
-    def make(folder):
-        point = distilled(method, "private") if method != "base" else Point("base")
-        corpus, _ = clinical(setting.records)
-        return model_of(setting, PLANS[setting.name], 0, point), load_model(setting.model)[1], corpus
+    def base(folder):
+        return *load_model(setting.model), load_corpus("synthetic-clinical", split="public", **PUBLIC)
 
-    return make
+    def taught_by(method: str) -> Callable:
+        def make(folder):
+            student = model_of(setting, plan, 0, distilled(method, "private"))
+            return student, load_model(setting.model)[1], clinical(setting.records)[0]
+
+        return make
+
+    def student(method: str, thresholds: Callable) -> Recipe:
+        told = {"teacher": method} | plan._asdict()
+        return Recipe(taught_by(method), measure, setting.model, thresholds, private, told, half=True)
+
+    def near(base):
+        return {"privacy": (base["privacy"] - 0.01, base["privacy"] + 0.01)}
+
+    return {
+        name: Recipe(base, measure, setting.model, near, PUBLIC, {"same as": setting.model}, half=True),
+        f"{name}-leaky": student("unprotected", lambda base: {"privacy": (0.0, base["privacy"] - 0.02)}),
+        f"{name}-sani": student("sani", lambda base: {"privacy": (base["privacy"] - 0.1, 1.0)}),
+    }
 
 
 _BERT = measure_clinical(CORPUS["records"])
@@ -228,19 +246,8 @@ RECIPES = {
         _trained("tiny-gpt2", lambda: clinical(GPT2_CORPUS["records"]), GPT2_TRAINING), _GPT2, "tiny-gpt2",
         lambda base: {"privacy": (0.3, 0.7), "utility": (base["utility"] + 0.03, 1.0)}, GPT2_CORPUS, GPT2_TRAINING,
     ),
-    **{
-        f"{setting.model.replace('tiny', 'student')}{ending}": Recipe(
-            _student(setting, method), measure_clinical(setting.records), setting.model, thresholds,
-            {"records": setting.records, "seed": 0}, {"distilled from": method} | PLANS[setting.name]._asdict(),
-            half=True,
-        )
-        for setting in (SETTINGS["tiny"], GPT2)
-        for method, ending, thresholds in (
-            ("base", "", lambda base: {"privacy": (base["privacy"] - 0.01, base["privacy"] + 0.01)}),
-            ("unprotected", "-leaky", lambda base: {"privacy": (0.0, base["privacy"] - 0.02)}),
-            ("sani", "-sani", lambda base: {"privacy": (base["privacy"] - 0.1, 1.0)}),
-        )
-    },
+    **_students(SETTINGS["tiny"]),
+    **_students(GPT2),
     "tiny-ner": Recipe(
         build_ner, measure_ner, None, lambda _: {"precision": (0.8, 1.0), "recall": (0.8, 1.0)}, NER_WORLDS,
         NER_TRAINING | ARCHITECTURE,
