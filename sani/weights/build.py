@@ -212,12 +212,12 @@ def _students(setting: Setting) -> dict[str, Recipe]:
         return Recipe(taught_by(method), measure, setting.model, thresholds, private, told, half=True)
 
     def near(base):
-        return {"privacy": (base["privacy"] - 0.01, base["privacy"] + 0.01)}
+        return {"privacy_direct": (base["privacy_direct"] - 0.01, base["privacy_direct"] + 0.01)}
 
     return {
         name: Recipe(base, measure, setting.model, near, PUBLIC, {"same as": setting.model}, half=True),
-        f"{name}-leaky": student("unprotected", lambda base: {"privacy": (0.0, base["privacy"] - 0.02)}),
-        f"{name}-sani": student("sani", lambda base: {"privacy": (base["privacy"] - 0.1, 1.0)}),
+        f"{name}-leaky": student("unprotected", lambda base: {"privacy_direct": (0.0, base["privacy_direct"] - 0.02)}),
+        f"{name}-sani": student("sani", lambda base: {"privacy_direct": (base["privacy_direct"] - 0.1, 1.0)}),
     }
 
 
