@@ -82,7 +82,8 @@ plan = distillation.Plan(
 # A student starts from the small base model and learns, at the places the objective masks, the teacher's whole
 # distribution at a temperature (Hinton et al. 2015), nothing else: no word of the text is a label. On the *private*
 # text it reads what its teacher was fine-tuned on; on *public* text, records of other persons that no model has read.
-# The student of the **base** teacher tells what a student says that could not have learned a listed term.
+# The student of the **base** teacher tells what a student says that could not have learned a listed term. Distillation
+# takes half of the epochs in which a small model is trained itself.
 
 # %%
 table = distillation.complete(setting, [seed], plan, jobs)
