@@ -17,8 +17,8 @@
 # %% [markdown]
 # # 10 · Distillation: do leaking and forgetting survive it?
 #
-# Large models are often distilled into small ones before they are used. A student never sees the labels of the text,
-# only what its teacher says about it. Does the student of a leaking teacher leak? Does that of a sanitised one not?
+# Large models are often distilled into small ones before they are used. A student reads a text, but learns no word of
+# it as such: only what its teacher says in its place. Does the student of a leaking teacher leak? Does that of a sanitised one not?
 # And what do they keep of utility?
 #
 # - **Shows** larger teachers (base, unprotected, sanitised) and their students, distilled on the private text and on
@@ -82,8 +82,9 @@ plan = distillation.Plan(
 # A student starts from the small base model and learns, at the places the objective masks, the teacher's whole
 # distribution at a temperature (Hinton et al. 2015), nothing else: no word of the text is a label. On the *private*
 # text it reads what its teacher was fine-tuned on; on *public* text, records of other persons that no model has read.
-# The student of the **base** teacher tells what a student says that could not have learned a listed term. Distillation
-# takes half of the epochs in which a small model is trained itself.
+# The student of the **base** teacher tells what is said without a memory: terms that are common, or stand elsewhere in
+# the row. Students and small models trained themselves differ in more than who teaches: in learning rate, in epochs
+# (half of them), and, sanitised with the LM head, in an output matrix of its own.
 
 # %%
 table = distillation.complete(setting, [seed], plan, jobs)
@@ -110,6 +111,10 @@ figures.show("use_case_a_distillation", "As above, for BERT and GPT-2, means ove
 # %% [markdown]
 # *As above, means and 95 % intervals over three seeds; teachers of width 128 (BERT 2
 # layers, GPT-2 4), students of 2 layers × 64.*
+#
+# How the teachers' base models are made was decided on these alone; rate and temperature of distillation on students of
+# base and unprotected teachers of seed 0; the comparison of the sanitised teacher's student with the unprotected one's
+# was added after one seed.
 #
 # Differences are paired by seed. *Higher* or *lower*: the 95 % interval leaves out 0. *No difference that matters*: it
 # holds 0 and lies within ± 0.01. Else the data does not decide.

@@ -122,6 +122,7 @@ assert table["mass"].between(0, 1).all() and table["probability"].between(0, 1).
 assert all(list(d.models) == ["leaky", "just erased", "repaired"] for d in demos.values())
 
 # %% [markdown]
-# **Shown**: what a few sentences bring out of small models. **Not shown**: that the repaired ones are safe. What they
+# **Shown**: what a few sentences bring out of small models. GPT-2's student of a sanitised teacher still says listed
+# terms: its teacher did ([10_distillation](10_distillation.ipynb)). **Not shown**: that the repaired ones are safe. What they
 # say over the whole text, with intervals, controls and other contexts, is in [04_sani](04_sani.ipynb) and
 # [05_baselines](05_baselines.ipynb); a term that is not on the list stays as it was.

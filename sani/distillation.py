@@ -1,10 +1,11 @@
 """Distilling unprotected and sanitised teachers into small students: what survives of utility, of leaking, of neither.
 
 Points and comparisons were written down before any student was trained, but for what is said to be added; how teachers
-are made was decided again on their base model alone, and how students are distilled on the students of base and
-unprotected teachers of one seed, before the table was made. Students and teachers share one tokenizer; a student starts
-from the small base model, its teacher from a larger one. Distillation takes half of the epochs in which a small model
-is trained itself, so these two differ in cost too.
+are made was decided again on their base model alone, and rate and temperature of distillation on the students of base
+and unprotected teachers of seed 0, which is one of the seeds. Students and teachers share one tokenizer; a student
+starts from the small base model, its teacher from a larger one, BERT's from one that has read more records. A student
+and a small model trained itself differ in more than who teaches: in learning rate, in epochs (half of them), and, when
+sanitised with the LM head, in an output matrix of its own.
 """
 
 import argparse
@@ -106,14 +107,14 @@ def teacher_setting(setting: Setting, plan: Plan) -> Setting:
 
     The learning rate goes down as the width goes up (PAPER §4).
     """
-    model = load_model(setting.model)[0]
+    model, tokenizer = _checked(setting, plan)
     rate = setting.learning_rate * model.config.hidden_size / plan.width
-    return replace(setting, name=f"{setting.name}-teacher", model=str(_teacher(setting, plan)), learning_rate=rate)
+    folder = _teacher(setting, plan, model, tokenizer)
+    return replace(setting, name=f"{setting.name}-teacher", model=str(folder), learning_rate=rate)
 
 
-def _teacher(setting: Setting, plan: Plan) -> Path:
-    """The folder of the larger base model with the tokenizer of the setting's model, pre-trained on public text."""
-    model, tokenizer = load_model(setting.model)
+def _teacher(setting: Setting, plan: Plan, model, tokenizer) -> Path:
+    """The folder of the larger base model with the tokenizer of the small one, pre-trained on public text."""
     if setting.causal:
         names, usual, phases = ("n_embd", "n_layer", "n_inner"), GPT2_ARCHITECTURE, GPT2_PHASES
     else:
@@ -127,7 +128,7 @@ def _teacher(setting: Setting, plan: Plan) -> Path:
         for phase, epochs in zip(phases, (plan.short_epochs, plan.long_epochs), strict=True)
     ]
     public = PUBLIC | {"records": plan.public_records}
-    told = {"public": public, "architecture": architecture, "phases": phases}
+    told = {"public": public, "architecture": architecture, "phases": phases, "model": setting.model}
     folder = run_folder("teacher", "pretraining", inputs=inputs(setting), **told)
     if not (folder / "config.json").exists():
         with alone(folder):
@@ -139,6 +140,24 @@ def _teacher(setting: Setting, plan: Plan) -> Path:
                 pretrain(corpus, made, len(tokenizer), **options)[0].save_pretrained(made)
                 publish(made, folder)
     return folder
+
+
+def _checked(setting: Setting, plan: Plan):
+    """The students' base model and its tokenizer; ValueError for a plan that could not be carried out."""
+    for name, value in plan._asdict().items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name}={value}: distillation needs a positive, finite number")
+    usual = GPT2_ARCHITECTURE if setting.causal else ARCHITECTURE
+    names = ("n_head", "n_positions") if setting.causal else ("num_attention_heads", "max_position_embeddings")
+    heads, positions = (usual[name] for name in names)
+    if plan.width % heads:
+        raise ValueError(f"width={plan.width}: the teachers have {heads} attention heads, take a multiple of {heads}")
+    if setting.block_size > positions:
+        raise ValueError(f"block_size={setting.block_size}: the teachers have {positions} positions")
+    model, tokenizer = load_model(setting.model)
+    if model.config.model_type not in ("bert", "gpt2"):
+        raise ValueError(f"the teachers are BERTs or GPT-2s, {setting.model} is a {model.config.model_type}")
+    return model, tokenizer
 
 
 def model_of(setting: Setting, plan: Plan, seed: int, point: Point) -> PreTrainedModel:
@@ -173,9 +192,11 @@ def _student(setting: Setting, plan: Plan, seed: int, point: Point) -> PreTraine
         "epochs": epochs, "learning_rate": plan.learning_rate, "batch_size": setting.batch_size, "seed": seed,
         "temperature": plan.temperature,
     }  # fmt: skip
-    read = {"blocks": info(blocks)["fingerprint"], "teacher": model_fingerprint(teacher), "inputs": inputs(setting)}
+    start, taught_by = model_fingerprint(data.base), model_fingerprint(teacher)
+    read = {"blocks": info(blocks)["fingerprint"], "teacher": taught_by, "start": start}
     folder = run_folder("student", "training", **read, **options)
-    return fine_tune(data.base, blocks, teacher=teacher, run_dir=folder, progress=False, **options)
+    with alone(folder):
+        return fine_tune(data.base, blocks, teacher=teacher, run_dir=folder, progress=False, **options)
 
 
 def measured(plan: Plan, setting: Setting, seed: int, point: Point) -> pd.DataFrame:

@@ -143,12 +143,12 @@ def pretrain(
         tokenizer = learn(chain(corpus["text"], also), folder, vocabulary, positions)
     model = new(tokenizer, seed, architecture)
     known = fingerprint(tokenizer.backend_tokenizer.to_str())
-    for phase in phases:
+    for done, phase in enumerate(phases, 1):
         options = dict(phase)
         blocks = encode(corpus, tokenizer, block_size=options.pop("block_size"))
         run_dir = run_folder(
             "pretrain", "pretraining", corpus=corpus_fingerprint(corpus), tokenizer=known, seed=seed,
-            architecture=dict(architecture), **phase
+            architecture=dict(architecture), phases=[dict(phase) for phase in phases[:done]],
         )  # fmt: skip
         model = fine_tune(model, blocks, seed=seed, run_dir=run_dir, **options)
     return model, tokenizer

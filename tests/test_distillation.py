@@ -1,12 +1,14 @@
 """Distillation: its loss by hand, teachers that are refused, and a small study of teachers and students."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import make_model, make_roberta, make_tokenizer
 
-from sani import Blacklist, ablation, distillation, encode, evaluate, fine_tune, repair, study, training
+from sani import Blacklist, ablation, distillation, encode, evaluate, fine_tune, load_corpus, repair, study, training
 from sani.blocks import tensors
 from sani.checkpoints import model_fingerprint
 from sani.distillation import POINTS, Plan, Point, distilled
@@ -159,8 +161,36 @@ def test_points_are_the_models_they_name():
     by_hand = fine_tune(data.base, data.raw, "mlm", epochs=1, teacher=teacher, temperature=PLAN.temperature, **options)
     student = distillation.model_of(SMALL, PLAN, 0, distilled("unprotected", "private"))
     assert model_fingerprint(student) == model_fingerprint(by_hand)
+    other = load_corpus("synthetic-clinical", split="public", records=PLAN.public_records, seed=1)
+    others = encode(other, data.tokenizer, block_size=SMALL.block_size)
+    by_hand = fine_tune(data.base, others, "mlm", epochs=len(data.raw) / len(others), teacher=teacher,
+                        temperature=PLAN.temperature, **options)  # fmt: skip
     public = distillation.model_of(SMALL, PLAN, 0, distilled("unprotected", "public"))
-    assert model_fingerprint(public) != model_fingerprint(student)
+    assert model_fingerprint(public) == model_fingerprint(by_hand) != model_fingerprint(student)
+
+
+def test_teachers_that_differ_in_the_first_phase_alone_stand_side_by_side():
+    """The second phase starts from another model then: what is kept of it is not this one's."""
+    both = [distillation.teacher_setting(SMALL, PLAN._replace(short_epochs=e)).model for e in (1.0, 2.0)]
+    first, second = (model_fingerprint(load_model(folder)[0]) for folder in both)
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("plan", "setting", "said"),
+    [
+        ({"temperature": 0.0}, {}, "temperature=0.0: distillation needs a positive"),
+        ({"learning_rate": float("nan")}, {}, "learning_rate=nan"),
+        ({"epochs": -1}, {}, "epochs=-1"),
+        ({"width": 30}, {}, "a multiple of 4"),
+        ({"width": 0}, {}, "width=0"),
+        ({}, {"block_size": 256}, "128 positions"),
+    ],
+)
+def test_a_plan_that_cannot_be_carried_out_is_refused_before_anything_is_trained(plan, setting, said, monkeypatch):
+    monkeypatch.setattr(distillation, "pretrain", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=said):
+        distillation.complete(replace(SMALL, **setting), [0], PLAN._replace(**plan))
 
 
 def test_effects_pair_the_points_they_name():
