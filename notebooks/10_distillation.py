@@ -25,7 +25,7 @@
 #   public text, beside small models that were trained themselves and the controls.
 # - **Needs** nothing: the teachers' base model is pre-trained on the public text when it is not there.
 # - **Writes** `figures/10_distillation` (`.csv .svg .png`).
-# - **Takes** about 10 minutes and 2 GB on two cores from nothing, with teachers trained on less text than those of the
+# - **Takes** about 12 minutes and 2 GB on two cores from nothing, with teachers trained on less text than those of the
 #   ledger. That one, BERT and GPT-2 and three seeds, is a command of its own: `python -m sani.distillation`.
 
 # %% tags=["parameters"]
@@ -109,8 +109,8 @@ ledger = "python -m sani.distillation"
 figures.show("use_case_a_distillation", "As above, for BERT and GPT-2, means over seeds.", command=ledger)
 
 # %% [markdown]
-# *As above, means and 95 % intervals over three seeds; teachers of width 128 (BERT 2
-# layers, GPT-2 4), students of 2 layers × 64.*
+# *As above, means and 95 % intervals over seeds; teachers of width 128 (BERT 2 layers, GPT-2 4), students of 2 layers ×
+# 64.*
 #
 # How the teachers' base models are made was decided on these alone; rate and temperature of distillation on students of
 # base and unprotected teachers of seed 0; the comparison of the sanitised teacher's student with the unprotected one's
