@@ -70,7 +70,7 @@ def test_spoiled_folders_are_refused(spoil, message, folder):
 
 def test_names_that_are_nothing(tmp_path):
     for name in (tmp_path / "nowhere", "./nowhere", "a/b/c"):
-        with pytest.raises(FileNotFoundError, match="no folder .*shipped names are tiny-bert"):
+        with pytest.raises(FileNotFoundError, match="no folder .*shipped names are .*tiny-bert"):
             load_model(name)
     with pytest.raises(ValueError, match="is not a shipped name .*tiny-bert.*not a local folder"):
         load_model("tiny-bart")
