@@ -18,15 +18,15 @@
 # # 10 · Distillation: do leaking and forgetting survive it?
 #
 # Large models are often distilled into small ones before they are used. A student reads a text, but learns no word of
-# it as such: only what its teacher says in its place. Does the student of a leaking teacher leak? Does that of a sanitised one not?
-# And what do they keep of utility?
+# it as such: only what its teacher says in its place. Does the student of a leaking teacher leak? Does that of a
+# sanitised one not? And what do they keep of utility?
 #
 # - **Shows** larger teachers (base, unprotected, sanitised) and their students, distilled on the private text and on
 #   public text, beside small models that were trained themselves and the controls.
 # - **Needs** nothing: the teachers' base model is pre-trained on the public text when it is not there.
 # - **Writes** `figures/10_distillation` (`.csv .svg .png`).
 # - **Takes** about 12 minutes and 2 GB on two cores from nothing, with teachers trained on less text than those of the
-#   ledger. That one, BERT and GPT-2 and three seeds, is a command of its own: `python -m sani.distillation`.
+#   ledger. That one, BERT and GPT-2 and several seeds, is a command of its own: `python -m sani.distillation`.
 
 # %% tags=["parameters"]
 preset: str = "tiny"  # name of the setting
@@ -36,7 +36,7 @@ heldout_records: int = 60  # records of persons never trained on
 block_size: int = 128  # tokens per row
 epochs: int = 32  # of fine-tuning
 repair_epochs: int = 7  # of unlearning: the paper's 20 %
-learning_rate: float = 3.0e-3  # of students; teachers' go down as their width goes up
+learning_rate: float = 3.0e-3  # of small models trained themselves; teachers' goes down as their width goes up
 batch_size: int = 4  # rows per step
 width: int = 128  # of the teachers' hidden states
 layers: int = 2  # of the teachers
