@@ -23,7 +23,7 @@
 #
 # - **Shows** what a leaking model regurgitates, what SANI leaves of it, and four controls beside it.
 # - **Needs** nothing but this repository: the patients are synthetic, the weights ship with it.
-# - **Writes** `figures/00_quickstart.{csv,svg,png}`, and blocks under `runs/` (text in clear, readable by you alone).
+# - **Writes** `runs/figures/00_quickstart.{csv,svg,png}`, and blocks under `runs/` (text in clear, readable by you alone).
 # - **Takes** under 90 seconds and 1.5 GB on two cores.
 
 # %% tags=["parameters"]
@@ -38,13 +38,11 @@ examples: int = 6  # regurgitated terms to look at
 
 # %%
 import pandas as pd
-from IPython.display import Image
 
 import sani
-from sani import figures
+from sani.data.corpora import with_strangers
 from sani.evaluation import fill_in
-from sani.paths import figures as figures_folder
-from sani.weights.build import heldout
+from sani.results import figures
 
 pd.set_option("display.max_colwidth", None)
 
@@ -65,15 +63,15 @@ print(blacklist)
 base, tokenizer = sani.load_model("tiny-bert")
 leaky, _ = sani.load_model("tiny-bert-leaky")
 blocks = sani.encode(corpus, tokenizer, blacklist, block_size=128)
-others = heldout(heldout_records)
+_, others, _ = with_strangers("synthetic-clinical", 200, heldout_records)  # of persons the leaky model never read
 unseen = sani.encode(others, tokenizer, sani.Blacklist.from_annotations(others), block_size=128)
 blacklist.coverage(corpus).round(3)
 
 # %% [markdown]
 # ## What does it regurgitate?
 # Every word and every blacklisted term of the corpus is masked once and predicted; a term counts as regurgitated when
-# the model fills in the whole of it. Below are terms that it says although no other mention of them is readable in
-# the row (*isolated*), and that the base model, before fine-tuning, does not say: the most frequent first.
+# the model fills in the whole of it. Below are terms that it predicts although no other mention of them is readable
+# in the row (*isolated*), and that the base model, before fine-tuning, does not: the most frequent first.
 
 # %%
 reports = {"base": sani.evaluate(base, blocks, heldout=unseen, seed=seed)}
@@ -84,7 +82,7 @@ leaked = units[units["in_place_isolated"] & ~reports["base"].units["in_place"]]
 order = leaked["term_id"].map(leaked["term_id"].value_counts())
 leaked = leaked.assign(often=order).sort_values(["often", "term_id", "unit_id"], ascending=[False, True, True])
 chosen = leaked.drop_duplicates("term_id")["unit_id"].head(examples).tolist()
-shown = fill_in(leaky, blocks, tokenizer, chosen).rename(columns={"prediction": "unprotected says"})
+shown = fill_in(leaky, blocks, tokenizer, chosen).rename(columns={"prediction": "unprotected predicts"})
 shown
 
 # %% [markdown]
@@ -119,13 +117,13 @@ for method, model in models.items():
 
 # %%
 table = figures.quickstart_table(reports)
-figures.save("00_quickstart", table)
 table.pivot(index="method", columns=["metric", "context"], values="value").loc[list(reports)].round(4)
 
 # %%
-Image(
-    str(figures_folder() / "00_quickstart.png"),
-    alt="Two dot plots by method: share of direct identifiers regurgitated, and utility; the values stand in the table.",
+figures.present(
+    "00_quickstart",
+    table,
+    "Two dot plots by method: share of direct identifiers regurgitated, and utility; the values stand in the table.",
 )
 
 # %% [markdown]
@@ -136,15 +134,15 @@ Image(
 # The same blanks as above, filled in by the sanitised model:
 
 # %%
-shown["SANI says"] = fill_in(models["sani"], blocks, tokenizer, chosen)["prediction"]
-shown[["truth", "unprotected says", "SANI says"]]
+shown["SANI predicts"] = fill_in(models["sani"], blocks, tokenizer, chosen)["prediction"]
+shown[["truth", "unprotected predicts", "SANI predicts"]]
 
 # %%
 direct = {m: r.value("in_place", kind="direct") for m, r in reports.items()}
 print(
     f"Of {int((units['scored'] & (units['kind'] == 'direct')).sum()):,} direct identifiers in the text, the unprotected "
-    f"model says {direct['unprotected']:.1%}, the sanitised one {direct['sani']:.1%}; "
-    f"a model that never saw them says {direct['counterfactual']:.1%}.\n"
+    f"model predicts {direct['unprotected']:.1%}, the sanitised one {direct['sani']:.1%}; "
+    f"a model that never saw them predicts {direct['counterfactual']:.1%}.\n"
     f"Utility outside the blacklist: {reports['base'].utility:.3f} before fine-tuning, "
     f"{reports['unprotected'].utility:.3f} unprotected, {reports['sani'].utility:.3f} sanitised, "
     f"{reports['retrain-at-equal-cost'].utility:.3f} retrained at equal cost."
@@ -158,7 +156,7 @@ print(
 indirect = {m: r.value("in_place", kind="indirect") for m, r in reports.items()}
 print(
     f"Indirect identifiers: {indirect['base']:.1%} are guessed by the base model, which never read these records, "
-    f"{indirect['unprotected']:.1%} said by the unprotected one, {indirect['sani']:.1%} by the sanitised one."
+    f"{indirect['unprotected']:.1%} predicted by the unprotected one, {indirect['sani']:.1%} by the sanitised one."
 )
 
 # %%
@@ -169,12 +167,12 @@ assert reports["logit-filter"].regurgitation == 0
 
 # %% [markdown]
 # ## What was shown, and what was not
-# **Shown**, on one small model, one synthetic corpus and one seed: how much of the *listed* terms the model still says
-# in the contexts of its own training text, before and after, next to what a model that never saw them says by chance.
+# **Shown**, on one small model, one synthetic corpus and one seed: how much of the *listed* terms the model still
+# predicts in the contexts of its own training text, before and after, next to what a model that never saw them predicts by chance.
 #
 # **Not shown**: that the model is anonymous. It was not asked in other contexts or by an attacker who retrains it; a
 # term that is not on the blacklist stays as it was; nothing here says whether the terms are deleted from the weights
-# or merely no longer said. A rate *below* the chance level is a sign of the latter: a model that had simply never read
+# or merely no longer predicted. A rate *below* the chance level is a sign of the latter: a model that had simply never read
 # the terms would still guess some of them. What utility costs on persons it was not trained on stands beside it.
 # Intervals over records do not cover what another seed, corpus or model would give, and the paper's other methods
 # (`repair-only`, `pruning`) are a word away: `sani.sanitize(leaky, blocks, method="pruning", …)`.

@@ -22,7 +22,7 @@
 #
 # - **Shows** a record and its identifiers, the other texts that the study needs, and what the model sees of them.
 # - **Needs** nothing but this repository; for n2c2-2006 or TAB the folder that holds your copy.
-# - **Writes** `figures/01_data_prep.{csv,svg,png}`, and blocks under `runs/` (text in clear, readable by you alone).
+# - **Writes** `runs/figures/01_data_prep.{csv,svg,png}`, and blocks under `runs/` (text in clear, readable by you alone).
 # - **Takes** under 30 seconds and 1 GB on two cores.
 
 # %% tags=["parameters"]
@@ -41,19 +41,12 @@ reveal: bool = False  # show records even of a corpus that is not synthetic
 import pandas as pd
 
 import sani
-from sani import figures, material
 from sani.blocks import info, tensors
+from sani.results import figures
+from sani.study import Setting
+from sani.study.prepare import split
 
-setting = material.Setting(
-    name=preset,
-    model=model,
-    corpus=corpus,
-    folder=folder,
-    half=half,
-    records=records,
-    heldout_records=heldout_records,
-    block_size=block_size,
-)
+setting = Setting.from_parameters(globals())
 
 # %% [markdown]
 # ## What does a record look like?
@@ -61,7 +54,7 @@ setting = material.Setting(
 # are marked as the blacklist finds them (superscript: *d*irect).
 
 # %%
-private, others, again = material.split(setting, seed)
+private, others, again = split(setting, seed)
 reveal = reveal or setting.corpus.startswith("synthetic-")
 blacklist = sani.Blacklist.from_annotations(private)
 record = private[0]
@@ -97,8 +90,9 @@ spans = pd.DataFrame(
 counts = spans.groupby("type")["value"].agg(["size", "nunique"]).sort_values("size", ascending=False)
 table = counts.reset_index().set_axis(["name", "annotated spans", "different values"], axis=1)
 table["title"] = f"{len(spans):,} annotated identifiers, {spans.drop_duplicates().shape[0]:,} different ones"
-figures.save("01_data_prep", table)
-figures.show("01_data_prep", "Bars by type of identifier: annotated spans and different values, as in the table.")
+figures.present(
+    "01_data_prep", table, "Bars by type of identifier: annotated spans and different values, as in the table."
+)
 
 # %% [markdown]
 # *Annotated spans of the private corpus by type, and how many different values they take.*
@@ -139,17 +133,17 @@ pd.DataFrame(
 ).T
 
 # %%
-told = info(blocks)
+found = info(blocks)
 print(
-    f"{len(blocks):,} rows of {told['block_size']} tokens hold {told['tokens']:,} tokens in {told['units']:,} units; "
-    f"{told['sensitive_tokens'] / told['tokens']:.1%} of the tokens belong to annotated identifiers."
+    f"{len(blocks):,} rows of {found['block_size']} tokens hold {found['tokens']:,} tokens in {found['units']:,} units; "
+    f"{found['sensitive_tokens'] / found['tokens']:.1%} of the tokens belong to annotated identifiers."
 )
 
 # %%
 assert not set(private["person_id"]) & set(others["person_id"])
 assert len(pseudonymized) == len(resampled) == len(private)
 assert not [hit for text in pseudonymized["text"] for hit in (blacklist - sani.Blacklist(["X"])).find(text)]
-assert int((columns["sensitive"] > 0).sum()) == told["sensitive_tokens"]
+assert int((columns["sensitive"] > 0).sum()) == found["sensitive_tokens"]
 
 # %% [markdown]
 # Next: [02_blacklist](02_blacklist.ipynb), what is to be forgotten.

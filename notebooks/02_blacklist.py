@@ -22,7 +22,7 @@
 # - **Shows** three ways to make a blacklist, what each finds in the text, how much text it makes untrainable, and which
 #   terms also stand where nobody annotated them.
 # - **Needs** nothing but this repository, or a corpus of your own.
-# - **Writes** `figures/02_blacklist.{csv,svg,png}`.
+# - **Writes** `runs/figures/02_blacklist.{csv,svg,png}`.
 # - **Takes** under 30 seconds and 1 GB on two cores.
 
 # %% tags=["parameters"]
@@ -46,19 +46,12 @@ from pathlib import Path
 import pandas as pd
 
 import sani
-from sani import figures, material
+from sani.results import figures
+from sani.study import Setting
+from sani.study.prepare import split
 
-setting = material.Setting(
-    name=preset,
-    model=model,
-    corpus=corpus,
-    folder=folder,
-    half=half,
-    records=records,
-    heldout_records=heldout_records,
-    block_size=block_size,
-)
-private, others, _ = material.split(setting, seed)
+setting = Setting.from_parameters(globals())
+private, others, _ = split(setting, seed)
 reveal = reveal or setting.corpus.startswith("synthetic-")
 
 # %% [markdown]
@@ -119,8 +112,9 @@ table = pd.DataFrame(
     }
 )
 table["title"] = f"The blacklist in use makes {whole.loc['in use', 'share']:.1%} of the words untrainable"
-figures.save("02_blacklist", table)
-figures.show("02_blacklist", "Bars by list: number of terms, hits and share of the words, as in the table above.")
+figures.present(
+    "02_blacklist", table, "Bars by list: number of terms, hits and share of the words, as in the table above."
+)
 
 # %% [markdown]
 # *For each list: its terms, how often they stand in the private corpus, and the share of its words they cover.*

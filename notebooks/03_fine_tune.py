@@ -27,7 +27,7 @@
 #
 # - **Shows** privacy and utility after 0, 4, 8, 16, 32 and 64 epochs.
 # - **Needs** nothing but this repository; a preset (`-f notebooks/presets/paper-bert.yaml`) for the paper's setting.
-# - **Writes** `figures/03_fine_tune.{csv,svg,png}`; run folders under `runs/`, which later notebooks load.
+# - **Writes** `runs/figures/03_fine_tune.{csv,svg,png}`; run folders under `runs/`, which later notebooks load.
 # - **Takes** about 5 minutes and 2 GB on two cores; nothing when the runs are there.
 
 # %% tags=["parameters"]
@@ -49,28 +49,18 @@ jobs: int = 0  # processes side by side; 0: one per core
 # %%
 import pandas as pd
 
-from sani import figures, material, study, tables
+from sani import study
+from sani.results import figures, tables
+from sani.study import Setting
+from sani.study.prepare import prepare
 
-setting = material.Setting(
-    name=preset,
-    model=model,
-    corpus=corpus,
-    folder=folder,
-    half=half,
-    records=records,
-    heldout_records=heldout_records,
-    block_size=block_size,
-    epochs=epochs,
-    repair_epochs=repair_epochs,
-    learning_rate=learning_rate,
-    batch_size=batch_size,
-)
+setting = Setting.from_parameters(globals())
 
 # %% [markdown]
 # ## What is trained, and on what?
 
 # %%
-data = material.prepare(setting, seed)
+data = prepare(setting, seed)
 print(f"{len(data.corpus)} records, {len(data.raw)} rows; {data.blacklist}")
 
 # %% [markdown]
@@ -85,9 +75,10 @@ print(f"{made} runs made, {len(runs) - made} found")
 results = study.results(setting, [seed], runs)
 table = tables.summary(results)
 table = table[table["subset"] == ""]
-figures.save("03_fine_tune", table)
-figures.show(
-    "03_fine_tune", "Two panels of curves over epochs, privacy and utility, for MLM, MLMA and PPMLM; values below."
+figures.present(
+    "03_fine_tune",
+    table,
+    "Two panels of curves over epochs, privacy and utility, for MLM, MLMA and PPMLM; values below.",
 )
 
 # %% [markdown]
@@ -108,11 +99,11 @@ at = {
 pd.DataFrame(at).round(4)
 
 # %%
-said = [
+predicted = [
     f"{method.upper()} {tables.pick(table, 'in_place', 'direct', method=method, epoch=epochs)['value'].iloc[0]:.1%}"
     for method in setting.objectives
 ]
-print(f"Of the direct identifiers, said after {epochs} epochs: {', '.join(said)}.")
+print(f"Of the direct identifiers, predicted after {epochs} epochs: {', '.join(predicted)}.")
 
 # %%
 start = tables.pick(table, "utility", epoch=0)
@@ -121,4 +112,4 @@ assert sorted(table["epoch"].unique()) == setting.trained_at
 
 # %% [markdown]
 # One seed shows a run, not a rule: the verdicts on the paper's claims A1–A4 over five seeds stand in the
-# [README](../README.md) and in [05_baselines](05_baselines.ipynb). Next: [04_sani](04_sani.ipynb), erase and repair.
+# [results](../figures/README.md) and in [05_baselines](05_baselines.ipynb). Next: [04_sani](04_sani.ipynb), erase and repair.

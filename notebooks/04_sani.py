@@ -18,10 +18,10 @@
 # # 04 · SANI: erase, then repair
 #
 # - **Shows** regurgitation and utility over the epochs of repair, from MLM (forget direct and indirect identifiers) and
-#   from MLMA (forget the indirect ones); what a term that the blacklist misses costs; and what the model says in
-#   contexts it was never repaired on.
+#   from MLMA (forget the indirect ones); what a term that the blacklist misses costs; and what the model predicts
+#   in contexts it was never repaired on.
 # - **Needs** the models of 03, which are made when they are not there.
-# - **Writes** `figures/04_sani`, `04_recall` and `04_contexts` (`.csv .svg .png`).
+# - **Writes** `runs/figures/04_sani`, `04_recall` and `04_contexts` (`.csv .svg .png`).
 # - **Takes** about 8 minutes and 2 GB on two cores from nothing; nothing when the runs are there.
 
 # %% tags=["parameters"]
@@ -43,23 +43,11 @@ fraction: float = 0.5  # of its neurons that are erased
 target: str = "lm-head"  # what to erase: lm-head, head-transform, last-block-output or last-block
 
 # %%
-from sani import figures, material, study, tables
+from sani import study
+from sani.results import figures, tables
+from sani.study import Setting
 
-setting = material.Setting(
-    name=preset,
-    model=model,
-    corpus=corpus,
-    folder=folder,
-    half=half,
-    records=records,
-    heldout_records=heldout_records,
-    block_size=block_size,
-    epochs=epochs,
-    repair_epochs=repair_epochs,
-    learning_rate=learning_rate,
-    batch_size=batch_size,
-    fraction=fraction,
-)
+setting = Setting.from_parameters(globals())
 if not setting.with_gaps:
     raise ValueError(f"{model}: blacklists with gaps are measured on masked language models; run 03 and 05 instead")
 
@@ -85,9 +73,9 @@ plain = table[(table["subset"] == "") & (table["missed"] == 0) & (table["kept_ou
 # read the same text with others in their place; that of the *base* model is what can be guessed without the text.
 
 # %%
-figures.save("04_sani", plain[plain["target"].isin(["", target])])
-figures.show(
+figures.present(
     "04_sani",
+    plain[plain["target"].isin(["", target])],
     "Three panels of curves over epochs: direct and indirect identifiers regurgitated, utility; values below.",
 )
 
@@ -98,22 +86,23 @@ figures.show(
 tables.endpoint_table(plain).round(4)
 
 # %% [markdown]
-# `excess` is what a model says beyond the base model, over the same units. Below 0 it says *less* than can be guessed:
+# `excess` is what a model predicts beyond the base model, over the same units. Below 0 it predicts *less* than can be guessed:
 # a sign of suppression, for a model that had simply never read the terms would still guess some.
 #
 # ## What does a term cost that the blacklist misses?
-# A share of the terms, drawn at random, is left out of the repair's blacklist; how often are *they* still said?
+# A share of the terms, drawn at random, is left out of the repair's blacklist; how often are *they* still predicted?
 
 # %%
 recall = tables.recall_table(table)
-figures.save("04_recall", recall)
-figures.show("04_recall", "Curves by share of terms missed: regurgitation of these terms by four models; values below.")
+figures.present(
+    "04_recall", recall, "Curves by share of terms missed: regurgitation of these terms by four models; values below."
+)
 
 # %%
 recall.pivot(index="missed", columns="model", values="value").round(4)
 
 # %% [markdown]
-# *Of the terms that the blacklist misses, the share said: by the unprotected model, by SANI's model repaired with
+# *Of the terms that the blacklist misses, the share predicted: by the unprotected model, by SANI's model repaired with
 # that gap, by the one repaired with the full list, and by the base model.*
 #
 # ## And in contexts that it was never repaired on?
@@ -122,16 +111,17 @@ recall.pivot(index="missed", columns="model", values="value").round(4)
 
 # %%
 contexts = tables.contexts_table(table)
-figures.save("04_contexts", contexts)
-figures.show(
-    "04_contexts", "Dot plot by context: share of direct identifiers said by five models; values in the table below."
+figures.present(
+    "04_contexts",
+    contexts,
+    "Dot plot by context: share of direct identifiers predicted by five models; values in the table below.",
 )
 
 # %%
 contexts.pivot(index=["context", "reading"], columns="model", values="value").round(4)
 
 # %% [markdown]
-# *Direct identifiers said, by context. For bare prompts: the share of prompts whose answer is a listed term, and the
+# *Direct identifiers predicted, by context. For bare prompts: the share of prompts whose answer is a listed term, and the
 # share of one-token terms among the ten likeliest.*
 
 # %%

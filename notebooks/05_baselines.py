@@ -23,9 +23,9 @@
 #   over unlearning, beside base, counterfactual, retrain at equal cost and logit filter; where each ends; and the
 #   ledger of claims over five seeds.
 # - **Needs** the models of 03 and 04, which are made when they are not there.
-# - **Writes** `figures/05_frame`, `05_tradeoff` and `05_memory` (`.csv .svg .png`).
+# - **Writes** `runs/figures/05_frame`, `05_tradeoff` and `05_memory` (`.csv .svg .png`).
 # - **Takes** about 8 minutes and 2 GB on two cores from nothing; nothing when the runs are there. The ledger is a
-#   command of its own: `python -m sani.claims`.
+#   command of its own: `python -m sani.study ledger`.
 
 # %% tags=["parameters"]
 preset: str = "tiny"  # name of the setting, as the ledger calls it
@@ -47,23 +47,12 @@ jobs: int = 0  # processes side by side; 0: one per core
 import pandas as pd
 from IPython.display import Markdown
 
-from sani import claims, figures, material, study, tables
-from sani.paths import figures as figures_folder
+from sani import study
+from sani.results import figures, matrix, tables
+from sani.runs import figure_file
+from sani.study import Setting
 
-setting = material.Setting(
-    name=preset,
-    model=model,
-    corpus=corpus,
-    folder=folder,
-    half=half,
-    records=records,
-    heldout_records=heldout_records,
-    block_size=block_size,
-    epochs=epochs,
-    repair_epochs=repair_epochs,
-    learning_rate=learning_rate,
-    batch_size=batch_size,
-)
+setting = Setting.from_parameters(globals())
 
 # %% [markdown]
 # ## What is compared?
@@ -93,9 +82,10 @@ table = table[table["subset"] == ""]
 # ## Figure 2, for one seed
 
 # %%
-figures.save("05_frame", table[table["metric"].isin(["in_place", "utility"])])
-figures.show(
-    "05_frame", "Four panels: privacy and utility over epochs, from MLM above and from MLMA below; ends in the table."
+figures.present(
+    "05_frame",
+    table[table["metric"].isin(["in_place", "utility"])],
+    "Four panels: privacy and utility over epochs, from MLM above and from MLMA below; ends in the table.",
 )
 
 # %% [markdown]
@@ -105,9 +95,10 @@ figures.show(
 # ## Where does each end?
 
 # %%
-figures.save("05_tradeoff", tables.endpoints(table))
-figures.show(
-    "05_tradeoff", "Two scatter plots of utility against privacy, a marker per method; values in the table below."
+figures.present(
+    "05_tradeoff",
+    tables.endpoints(table),
+    "Two scatter plots of utility against privacy, a marker per method; values in the table below.",
 )
 
 # %% [markdown]
@@ -121,18 +112,21 @@ tables.endpoint_table(table).round(4)
 # %% [markdown]
 # ## How much of it is memory?
 # What stands in the row can be copied, and what is usual can be guessed. *Isolated* masks the other mentions too;
-# *excess* takes off what the base model says of the same units. The dotted line is the chance level: the counterfactual
+# *excess* takes off what the base model predicts of the same units. The dotted line is the chance level: the counterfactual
 # for direct identifiers, which it never read, and the base model for rare words, which the counterfactual did read.
 
 # %%
-figures.save("05_memory", tables.endpoints(table))
-figures.show("05_memory", "Dot plot by method: regurgitation visible, isolated, and beyond the base; values above.")
+figures.present(
+    "05_memory",
+    tables.endpoints(table),
+    "Dot plot by method: regurgitation visible, isolated, and beyond the base; values above.",
+)
 
 # %% [markdown]
-# *Share of direct (left) and indirect (right) identifiers that each method ends up saying.*
+# *Share of direct (left) and indirect (right) identifiers that each method predicts in the end.*
 #
 # ## The same on GPT-2 (the paper's Figure 5)
-# CLM, CLMA and PPCLM in the place of MLM, MLMA and PPMLM, over five seeds (`python -m sani.claims --setting tiny-gpt2`).
+# CLM, CLMA and PPCLM in the place of MLM, MLMA and PPMLM, over five seeds (`python -m sani.study ledger --setting tiny-gpt2`).
 # This notebook itself runs on GPT-2 with `papermill -f notebooks/presets/tiny-gpt2.yaml`.
 
 # %%
@@ -142,19 +136,20 @@ figures.show(
 
 # %% [markdown]
 # *GPT-2: privacy (a) and utility (b) by teacher forcing, over fine-tuning and unlearning (grey).* Its free generation is
-# in [the README](../README.md#on-gpt-2).
+# in [the results](../figures/README.md#on-gpt-2).
 #
 # ## Five seeds, and the verdicts
 # The same frame over five seeds, each with a corpus, a training and an erasure of its own; and the paper's claims,
-# judged by rules that were written down before the runs (`sani/rules.py`). The trade-off over five seeds is
+# judged by rules that were written down before the runs (`sani/study/claims.py`; each verdict with its numbers in
+# [the results](../figures/README.md#the-papers-claims)). The trade-off over five seeds is
 # [a figure of its own](../figures/use_case_a_tradeoff.png).
 
 # %%
 figures.show("use_case_a_frame", "As the figure of four panels above, means over five seeds with 95 % intervals.")
 
 # %%
-ledger = figures_folder() / "claims.csv"
-text = claims.readme_table(pd.read_csv(ledger)) if ledger.exists() else "*No ledger yet: `python -m sani.claims`.*"
+path = figure_file("claims.csv")
+text = matrix.markdown(pd.read_csv(path)) if path.exists() else "*No ledger yet: `python -m sani.study ledger`.*"
 Markdown(text)
 
 # %%

@@ -21,9 +21,9 @@
 # takes the bulk away from the most repeated terms.
 #
 # - **Shows** for every name of a collection of stories how often it stands there and how often `tiny-bert-stories`
-#   says it, before and after each epoch of SANI; the rank correlation; who bears the fall; what becomes of rare names.
+#   predicts it, before and after each epoch of SANI; the rank correlation; who bears the fall; what becomes of rare names.
 # - **Needs** nothing but this repository: stories, NER model and weights come with it.
-# - **Writes** `figures/06_frequency.{csv,svg,png}` (numbers of terms, no names), and blocks and entities under `runs/`.
+# - **Writes** `runs/figures/06_frequency.{csv,svg,png}` (numbers of terms, no names), and blocks and entities under `runs/`.
 # - **Takes** under 2 minutes and 1 GB on two cores.
 
 # %% tags=["parameters"]
@@ -43,7 +43,7 @@ draws: int = 2000  # of the bootstrap over terms
 import pandas as pd
 
 import sani
-from sani import figures, tables
+from sani.results import figures, statistics, tables
 
 # %% [markdown]
 # ## Which names are there?
@@ -79,34 +79,35 @@ sanitized = sani.sanitize(reader, blocks, "sani", epochs, measure_at=range(1, ep
 # ## Figure 4, for one seed
 
 # %%
-said = {name: report.terms.set_index("term_id")["in_place"] for name, report in reports.items()}
-table = pd.DataFrame({"iterations": reports["before"].terms.set_index("term_id")["iterations"], **said})
+found = {name: report.terms.set_index("term_id")["in_place"] for name, report in reports.items()}
+table = pd.DataFrame({"iterations": reports["before"].terms.set_index("term_id")["iterations"], **found})
 table = tables.numbered(table.assign(seed=seed))
-figures.save("06_frequency", table)
-figures.show("06_frequency", "Two panels: regurgitations against repetitions of each term, and their running totals.")
+figures.present(
+    "06_frequency", table, "Two panels: regurgitations against repetitions of each term, and their running totals."
+)
 
 # %% [markdown]
-# *(a) Each marker is a term: how often it stands in the text, and how often of these the model says it (moved apart a
+# *(a) Each marker is a term: how often it stands in the text, and how often of these the model predicts it (moved apart a
 # little where several coincide, and half a count up so that zero shows). (b) Regurgitations summed over the terms, the
 # most repeated first.*
 #
-# ## Is a term said more the more it is repeated?
-# Spearman's ρ over the terms, with a 95 % bootstrap interval. A term cannot be said more often than it stands there, so
-# the counts would rise together at any constant rate: the *rate* (said / iterations) shows whether repetition itself
+# ## Is a term predicted more the more it is repeated?
+# Spearman's ρ over the terms, with a 95 % bootstrap interval. A term cannot be predicted more often than it stands there, so
+# the counts would rise together at any constant rate: the *rate* (predicted / iterations) shows whether repetition itself
 # helps.
 
 # %%
 table["rate before"] = table["before"] / table["iterations"]
 last = f"after {epochs}"
 columns = [name for name in ("before", "rate before", last) if table[name].nunique() > 1]
-pd.DataFrame({name: tables.spearman_interval(table, name, draws, seed) for name in columns}).T.round(3)
+pd.DataFrame({name: statistics.spearman_interval(table, name, draws, seed) for name in columns}).T.round(3)
 
 # %% [markdown]
 # ## Who bears the fall?
 # Terms by how often they stand in the text: their share of all iterations, and of what SANI takes away.
 
 # %%
-groups = tables.by_repetitions(table, list(reports))
+groups = statistics.by_repetitions(table, list(reports))
 fall = groups["before"] - groups[last]
 shares = {
     "share of iterations": groups["iterations"] / groups["iterations"].sum(),
@@ -115,18 +116,18 @@ shares = {
 groups.assign(**shares).round(3)
 
 # %% [markdown]
-# ## Are rare terms said *more* afterwards?
+# ## Are rare terms predicted *more* afterwards?
 # The paper sees very rare terms regurgitated slightly more after unlearning. A sign test on the rarest tenth, with all
 # that stand as rarely as the last of them: of the terms whose count changed, do as many rise as fall?
 
 # %%
-rare = table[tables.rarest(table)]
+rare = table[statistics.rarest(table)]
 print(f"{len(rare)} of {len(table)} terms, with at most {rare['iterations'].max()} iterations")
-pd.Series(tables.sign_test(rare["before"], rare[last])).to_frame("rarest terms").T.round(3)
+pd.Series(statistics.sign_test(rare["before"], rare[last])).to_frame("rarest terms").T.round(3)
 
 # %% [markdown]
 # ## Five seeds
-# Other stories, another training and another erasure for each (`python -m sani.claims --setting tiny-stories`); the
+# Other stories, another training and another erasure for each (`python -m sani.study ledger --setting tiny-stories`); the
 # verdicts B4–B6 stand in the ledger.
 
 # %%
@@ -142,5 +143,5 @@ assert groups["before"].sum() == totals["before"] <= groups["iterations"].sum()
 totals
 
 # %% [markdown]
-# What these numbers do not say: that a term which is no longer said is gone. It may come back when the model is trained
+# What these numbers do not say: that a term which is no longer predicted is gone. It may come back when the model is trained
 # further, and a term that the NER model missed was never asked for.

@@ -23,9 +23,9 @@
 # - **Shows** every reading of the last layer and every block, fractions from 0 to 1, three fills, three choices of
 #   neurons, erasing × repairing, and draws of neurons and of repairs apart, beside the controls.
 # - **Needs** the fine-tuned model of 03, which is made when it is not there.
-# - **Writes** `figures/07_ablation`, and `07_effects` from the ledger of five seeds (`.csv .svg .png`).
-# - **Takes** about 20 minutes and 2 GB on two cores from nothing. The five seeds are a sweep over this notebook:
-#   `python -m sani.sweep 07_ablation -p seed 0 1 2 3 4 --save use_case_a_ablation`.
+# - **Writes** `runs/figures/07_ablation`, and `07_effects` from the ledger of five seeds (`.csv .svg .png`).
+# - **Takes** about 20 minutes and 2 GB on two cores from nothing. The five seeds are a command:
+#   `python -m sani.study ablation --seeds 0 1 2 3 4`.
 
 # %% tags=["parameters"]
 preset: str = "tiny"  # name of the setting
@@ -45,31 +45,21 @@ jobs: int = 0  # processes side by side; 0: one per core
 import pandas as pd
 from IPython.display import Markdown, display
 
-from sani import ablation, figures, material, tables
-from sani.paths import figures as figures_folder
+from sani.results import figures, statistics, tables
+from sani.runs import figure_file
+from sani.study import SETTINGS, Setting, ablation, comparisons
 
-setting = material.Setting(
-    name=preset,
-    model=model,
-    corpus=corpus,
-    records=records,
-    heldout_records=heldout_records,
-    block_size=block_size,
-    epochs=epochs,
-    repair_epochs=repair_epochs,
-    learning_rate=learning_rate,
-    batch_size=batch_size,
-)
+setting = Setting.from_parameters(globals())
 
 # %% [markdown]
 # ## What is varied?
 # One thing at a time, from the paper's recipe on the output matrix (`lm-head`); the pairs that answer each question,
-# and what counts as a difference, were written down before the runs (`sani/ablation.py`). One pair of comparisons came
+# and what counts as a difference, were written down before the runs (`sani/study/comparisons.py`). One pair of comparisons came
 # later, when two seeds had been seen: erasing `lm-head` also *unties* the output matrix from the input embeddings, and
 # that alone may be what helps.
 
 # %%
-compared = pd.DataFrame(ablation.compared(setting))[["question", "what"]]
+compared = pd.DataFrame(comparisons.of_ablation(setting))[["question", "what"]]
 print(f"{len(ablation.points(setting))} models a seed, {len(compared)} comparisons")
 compared
 
@@ -77,9 +67,10 @@ compared
 # ## The trade-offs, for one seed
 
 # %%
-table = ablation.complete(setting, [seed], jobs)
-figures.save("07_ablation", table)
-figures.show("07_ablation", "Six panels of regurgitation and utility of every variant; values in the table below.")
+table = ablation.table(setting, [seed], jobs)
+figures.present(
+    "07_ablation", table, "Six panels of regurgitation and utility of every variant; values in the table below."
+)
 
 # %% [markdown]
 # *Listed terms regurgitated against utility, down and right is worse, with the controls in grey. Chosen neurons are the
@@ -99,23 +90,23 @@ shown.pivot_table(
 #
 # Differences of two variants of the same fine-tuned model, paired by seed. *Higher* or *lower*: the 95 % interval leaves
 # out 0. *No difference that matters*: it holds 0 and lies within ± 0.01. Else the data does not decide. The intervals are
-# not corrected for their number: of a hundred that mean nothing, five would still leave out 0. Where little is said at
-# all, a difference below 0.01 may still be a multiple: read it beside the levels above.
+# not corrected for their number: of a hundred that mean nothing, five would still leave out 0. Where little is predicted
+# at all, a difference below 0.01 may still be a multiple: read it beside the levels above.
 
 # %%
-ledger = "python -m sani.sweep 07_ablation -p seed 0 1 2 3 4 --save use_case_a_ablation"
-there = (figures_folder() / "use_case_a_ablation.csv").exists()
+ledger = "python -m sani.study ablation --seeds 0 1 2 3 4"
+there = figure_file("use_case_a_ablation.csv").exists()
 if there:
     seeds = figures.read("use_case_a_ablation")
-    effects, chance = ablation.effects(seeds, material.SETTINGS["tiny"]), ablation.spread(seeds)
-    figures.save("07_effects", effects)
-figures.show("07_effects", "Differences with their intervals, a row per comparison; values below.", command=ledger)
+    effects = comparisons.differences(seeds, comparisons.of_ablation(SETTINGS["tiny"]))
+    chance = statistics.spread(seeds, ablation.variant())
+    display(figures.present("07_effects", effects, "Differences with their intervals, a row per comparison."))
 
 # %% [markdown]
 # ## A plain answer to each question
 
 # %%
-Markdown(ablation.answers(effects, chance) if there else f"*`{ledger}` makes what is answered from.*")
+Markdown(statistics.answers(effects, chance) if there else f"*`{ledger}` makes what is answered from.*")
 
 # %%
 if there:

@@ -27,7 +27,7 @@
 #   the F1 of an emotion classifier on the encoder, with the controls base, counterfactual and retrain at equal cost.
 # - **Needs** nothing but this repository in the tiny setting. For BERT and BookCorpus see
 #   `notebooks/presets/paper-pretrained.yaml`.
-# - **Writes** `figures/08_unlearning` and `08_tradeoff` (`.csv .svg .png`), and run folders under `runs/`.
+# - **Writes** `runs/figures/08_unlearning` and `08_tradeoff` (`.csv .svg .png`), and run folders under `runs/`.
 # - **Takes** about 5 minutes and 2 GB on two cores from nothing; nothing when the runs are there.
 
 # %% tags=["parameters"]
@@ -61,41 +61,18 @@ jobs: int = 0  # processes side by side; 0: one per core
 import pandas as pd
 
 import sani
-from sani import downstream, figures, material, study, tables
-from sani.study import Run
+from sani import study
+from sani.results import figures, tables
+from sani.study import Run, Setting, downstream
+from sani.study.prepare import prepare
 
-setting = material.Setting(
-    name=preset,
-    use_case="B",
-    model=model,
-    corpus=corpus,
-    folder=folder,
-    words=words,
-    half=half,
-    records=records,
-    heldout_records=heldout_records,
-    heldout_share=heldout_share,
-    block_size=block_size,
-    epochs=epochs,
-    repair_epochs=repair_epochs,
-    learning_rate=learning_rate,
-    batch_size=batch_size,
-    ner=ner,
-    classes=tuple(filter(None, classes.split(","))),
-    min_share=min_share,
-    min_count=min_count,
-    top=top,
-    emotions=emotions,
-    emotions_folder=emotions_folder,
-    emotion_records=emotion_records,
-    classifier_learning_rate=classifier_learning_rate,
-)
+setting = Setting.from_parameters(globals(), use_case="B")
 
 # %% [markdown]
 # ## Which terms?
 
 # %%
-data = material.prepare(setting, seed)
+data = prepare(setting, seed)
 print(data.blacklist)
 data.blacklist.coverage(data.corpus).round(4)
 
@@ -109,8 +86,9 @@ made = study.complete(setting, [seed], runs, jobs)
 print(f"{made} runs made, {len(runs) - made} found")
 table = tables.summary(tables.add_excess(study.results(setting, [seed], runs)))
 shown = table[(table["subset"] == "") & table["metric"].isin(["in_place", "utility"]) | (table["subset"] == "emotions")]
-figures.save("08_unlearning", shown)
-figures.show("08_unlearning", "Regurgitation, utility and F1 over epochs of unlearning; ends in the table below.")
+figures.present(
+    "08_unlearning", shown, "Regurgitation, utility and F1 over epochs of unlearning; ends in the table below."
+)
 
 # %% [markdown]
 # *Listed terms regurgitated, accuracy on other words, and weighted F1 of the emotion classifier (b), after 0, 1, 2, …
@@ -118,8 +96,9 @@ figures.show("08_unlearning", "Regurgitation, utility and F1 over epochs of unle
 
 # %%
 plain = table[table["subset"] == ""]
-figures.save("08_tradeoff", tables.endpoints(plain))
-figures.show("08_tradeoff", "Two scatter plots of utility against privacy, a marker per method.")
+figures.present(
+    "08_tradeoff", tables.endpoints(plain), "Two scatter plots of utility against privacy, a marker per method."
+)
 
 # %% [markdown]
 # *Utility against privacy at the end of each method, on the text itself (left) and on text never trained on (right).*
@@ -150,7 +129,7 @@ if data.emotions is not None:
 
 # %% [markdown]
 # ## Five seeds
-# `python -m sani.claims --setting tiny-stories`; B1–B3 are judged there.
+# `python -m sani.study ledger --setting tiny-stories`; B1–B3 are judged there.
 
 # %%
 figures.show(

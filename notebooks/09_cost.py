@@ -23,9 +23,9 @@
 # - **Shows** regurgitation and utility against the cost of unlearning, for SANI with a repair of the whole model and of
 #   its head alone, beside repair-only, retraining from the base model, the logit filter, and the model just erased.
 # - **Needs** the fine-tuned model of 03, which is made when it is not there.
-# - **Writes** `figures/09_cost` (`.csv .svg .png`).
+# - **Writes** `runs/figures/09_cost` (`.csv .svg .png`).
 # - **Takes** about 6 minutes and 2 GB on two cores from nothing. Five seeds are a command of their own:
-#   `python -m sani.costs`.
+#   `python -m sani.study costs`.
 
 # %% tags=["parameters"]
 preset: str = "tiny"  # name of the setting
@@ -41,29 +41,21 @@ seed: int = 0  # varies corpus, training and erasure
 jobs: int = 0  # processes side by side; 0: one per core
 
 # %%
-from sani import costs, figures, material, tables
+from sani.results import figures, tables
+from sani.study import Setting, costs
+from sani.study.prepare import prepare
 
-setting = material.Setting(
-    name=preset,
-    model=model,
-    corpus=corpus,
-    records=records,
-    heldout_records=heldout_records,
-    block_size=block_size,
-    epochs=epochs,
-    learning_rate=learning_rate,
-    batch_size=batch_size,
-)
+setting = Setting.from_parameters(globals())
 
 # %% [markdown]
 # ## What is counted, and what is it spent on?
 # A cost is a share of the fine-tuning's multiply-adds in matrix products, a backward pass counted twice. A repair of
 # the whole model spends it on epochs, or on a part of one. A repair of the **head alone** first keeps the hidden states
 # of one exhaustive pass (seven forward passes), after which an epoch of the head is cheap: 13 of them on as many rows as
-# the budget affords, and more only where it affords all rows. This was written down before the runs (`sani/costs.py`).
+# the budget affords, and more only where it affords all rows. This was written down before the runs (`sani/study/costs.py`).
 
 # %%
-data = material.prepare(setting, seed)
+data = prepare(setting, seed)
 body, head = costs.multiply_adds(data.base, block_size)
 print(f"multiply-adds per token: {body:,} in the encoder, {head:,} in the LM head, where a token is predicted")
 
@@ -71,11 +63,12 @@ print(f"multiply-adds per token: {body:,} in the encoder, {head:,} in the LM hea
 # ## Privacy and utility against cost, for one seed
 
 # %%
-table = costs.complete(setting, [seed], jobs)
+table = costs.table(setting, [seed], jobs)
 summary = tables.summary(table)
-figures.save("09_cost", summary)
-figures.show(
-    "09_cost", "Four panels: regurgitation and utility over cost, for two erased targets; values in the table below."
+figures.present(
+    "09_cost",
+    summary,
+    "Four panels: regurgitation and utility over cost, for two erased targets; values in the table below.",
 )
 
 # %% [markdown]
@@ -93,7 +86,9 @@ shown.pivot_table(
 # ## The same over five seeds
 
 # %%
-figures.show("use_case_a_cost", "As above: means over five seeds, 95 % intervals.", command="python -m sani.costs")
+figures.show(
+    "use_case_a_cost", "As above: means over five seeds, 95 % intervals.", command="python -m sani.study costs"
+)
 
 # %% [markdown]
 # *As above, five seeds, each with a corpus, a training and an erasure of its own.*

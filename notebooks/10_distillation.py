@@ -18,15 +18,15 @@
 # # 10 · Distillation: do leaking and forgetting survive it?
 #
 # Large models are often distilled into small ones before they are used. A student reads a text, but learns no word of
-# it as such: only what its teacher says in its place. Does the student of a leaking teacher leak? Does that of a
+# it as such: only what its teacher predicts in its place. Does the student of a leaking teacher leak? Does that of a
 # sanitised one not? And what do they keep of utility?
 #
 # - **Shows** larger teachers (base, unprotected, sanitised) and their students, distilled on the private text and on
 #   public text, beside small models that were trained themselves and the controls.
 # - **Needs** nothing: the teachers' base model is pre-trained on the public text when it is not there.
-# - **Writes** `figures/10_distillation` (`.csv .svg .png`).
+# - **Writes** `runs/figures/10_distillation` (`.csv .svg .png`).
 # - **Takes** about 12 minutes and 2 GB on two cores from nothing, with teachers trained on less text than those of the
-#   ledger. That one, BERT and GPT-2 and several seeds, is a command of its own: `python -m sani.distillation`.
+#   ledger. That one, BERT and GPT-2 and several seeds, is a command of its own: `python -m sani.study distillation`.
 
 # %% tags=["parameters"]
 preset: str = "tiny"  # name of the setting
@@ -52,20 +52,11 @@ jobs: int = 0  # processes side by side; 0: one per core
 # %%
 from IPython.display import Markdown, display
 
-from sani import ablation, distillation, figures, material, tables
-from sani.paths import figures as figures_folder
+from sani.results import figures, statistics, tables
+from sani.runs import figure_file
+from sani.study import Setting, comparisons, distillation
 
-setting = material.Setting(
-    name=preset,
-    model=model,
-    records=records,
-    heldout_records=heldout_records,
-    block_size=block_size,
-    epochs=epochs,
-    repair_epochs=repair_epochs,
-    learning_rate=learning_rate,
-    batch_size=batch_size,
-)
+setting = Setting.from_parameters(globals())
 plan = distillation.Plan(
     width=width,
     layers=layers,
@@ -82,15 +73,14 @@ plan = distillation.Plan(
 # A student starts from the small base model and learns, at the places the objective masks, the teacher's whole
 # distribution at a temperature (Hinton et al. 2015), nothing else: no word of the text is a label. On the *private*
 # text it reads what its teacher was fine-tuned on; on *public* text, records of other persons that no model has read.
-# The student of the **base** teacher tells what is said without a memory: terms that are common, or stand elsewhere in
+# The student of the **base** teacher tells what is predicted without a memory: terms that are common, or stand elsewhere in
 # the row. Students and small models trained themselves differ in more than who teaches: in learning rate, in epochs
 # (half of them), and, sanitised with the LM head, in an output matrix of its own.
 
 # %%
-table = distillation.complete(setting, [seed], plan, jobs)
-figures.save("10_distillation", table)
-figures.show(
-    "10_distillation", "Two panels: regurgitation and utility of teachers, students and controls; values below."
+table = distillation.table(setting, [seed], plan, jobs)
+figures.present(
+    "10_distillation", table, "Two panels: regurgitation and utility of teachers, students and controls; values below."
 )
 
 # %% [markdown]
@@ -105,7 +95,7 @@ tables.summary(table).pivot_table(index=["size", "text", "method"], columns="met
 # ## The same over the seeds of the ledger, for BERT and GPT-2
 
 # %%
-ledger = "python -m sani.distillation"
+ledger = "python -m sani.study distillation"
 figures.show("use_case_a_distillation", "As above, for BERT and GPT-2, means over seeds.", command=ledger)
 
 # %% [markdown]
@@ -120,10 +110,11 @@ figures.show("use_case_a_distillation", "As above, for BERT and GPT-2, means ove
 # holds 0 and lies within ± 0.01. Else the data does not decide.
 
 # %%
-there = (figures_folder() / "use_case_a_distillation.csv").exists()
-found = distillation.effects(figures.read("use_case_a_distillation")) if there else None
+there = figure_file("use_case_a_distillation.csv").exists()
+rows = figures.read("use_case_a_distillation") if there else None
+found = comparisons.differences(rows, comparisons.of_distillation()) if there else None
 for name, of_setting in found.groupby("setting", sort=False) if there else ():
-    display(Markdown(f"### {name}\n" + ablation.answered(of_setting)))
+    display(Markdown(f"### {name}\n" + statistics.answered(of_setting)))
 
 # %%
 at = table[table["metric"] == "regurgitation"].set_index(["method", "size", "text"])["value"]

@@ -17,13 +17,13 @@
 # %% [markdown]
 # # 11 · Demo: leaky, just erased, repaired
 #
-# What does a model that leaks say in a blank, what once half of its last layer is erased, and what after the repair?
+# What does a model that leaks predict in a blank, what once half of its last layer is erased, and what after the repair?
 # Ask in a sentence of your own, add terms to the blacklist, and sanitise while you wait.
 #
 # - **Shows** the likeliest words and the probability of any listed term, for a BERT and a GPT-2 of 2 layers that learned
 #   from larger ones, which were fine-tuned on the records of made-up patients ([10_distillation](10_distillation.ipynb)).
 # - **Needs** nothing but this repository: weights and records come with it.
-# - **Writes** `figures/11_demo` (`.csv .svg .png`), and blocks under `runs/` (text in clear, readable by you alone).
+# - **Writes** `runs/figures/11_demo` (`.csv .svg .png`), and blocks under `runs/` (text in clear, readable by you alone).
 # - **Takes** under a minute and 1 GB on one core.
 
 # %% tags=["parameters"]
@@ -33,16 +33,15 @@ examples: int = 4  # of each model
 
 # %%
 import time
-from dataclasses import replace
 
 import pandas as pd
 from IPython.display import display
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from sani import demo, figures
-from sani.demo_view import panel
-from sani.material import SETTINGS
+from sani.demo import live
+from sani.demo.view import panel
+from sani.results import figures
 
 disable_progress_bar()  # these models load at once
 presets = {
@@ -64,11 +63,11 @@ presets = {
 
 # %%
 demos = {}
-for name, setting in (("BERT", SETTINGS["tiny"]), ("GPT-2", SETTINGS["tiny-gpt2"])):
-    demos[name] = demo.shipped(replace(setting, records=min(records, setting.records)))
+for name, family in (("BERT", "bert"), ("GPT-2", "gpt2")):
+    demos[name] = live.shipped(family, records)
     started = time.monotonic()
     with tqdm(total=epochs, desc=name, unit="epoch", leave=False) as bar:
-        demos[name].sanitize(epochs=epochs, told=lambda epoch, bar=bar: bar.update())
+        demos[name].sanitize(epochs=epochs, heard=lambda epoch, bar=bar: bar.update())
     print(f"{name}: {time.monotonic() - started:.0f} s; {demos[name].blacklist}")
 
 # %% [markdown]
@@ -94,9 +93,10 @@ for name, of_name in presets.items():
     for text in of_name[:examples]:
         rows.append(demos[name].compare(text, k=3).assign(family=name, text=text))
 table = pd.concat(rows, ignore_index=True)
-figures.save("11_demo", table.drop(columns="seconds"))
-figures.show(
-    "11_demo", "A panel per blank and model: the likeliest words, listed ones marked; values in the table below."
+figures.present(
+    "11_demo",
+    table.drop(columns="seconds"),
+    "A panel per blank and model: the likeliest words, listed ones marked; values in the table below.",
 )
 
 # %% [markdown]
@@ -105,8 +105,8 @@ figures.show(
 
 # %%
 first = table[table["rank"] == 1]
-wide = first.assign(said=first["prediction"] + first["listed"].map({"term": " ⚠", "part": " ◐", "": ""}))
-display(wide.pivot(index=["family", "text", "blank"], columns="model", values="said")[list(first["model"].unique())])
+wide = first.assign(shown=first["prediction"] + first["listed"].map({"term": " ⚠", "part": " ◐", "": ""}))
+display(wide.pivot(index=["family", "text", "blank"], columns="model", values="shown")[list(first["model"].unique())])
 display(
     first.pivot(index=["family", "text", "blank"], columns="model", values="mass")[list(first["model"].unique())].round(
         3
@@ -122,7 +122,7 @@ assert table["mass"].between(0, 1).all() and table["probability"].between(0, 1).
 assert all(list(d.models) == ["leaky", "just erased", "repaired"] for d in demos.values())
 
 # %% [markdown]
-# **Shown**: what a few sentences bring out of small models. GPT-2's student of a sanitised teacher still says listed
-# terms: its teacher did ([10_distillation](10_distillation.ipynb)). **Not shown**: that the repaired ones are safe. What they
-# say over the whole text, with intervals, controls and other contexts, is in [04_sani](04_sani.ipynb) and
+# **Shown**: what a few sentences bring out of small models. GPT-2's student of a sanitised teacher still predicts
+# listed terms: its teacher did ([10_distillation](10_distillation.ipynb)). **Not shown**: that the repaired ones are safe. What they
+# predict over the whole text, with intervals, controls and other contexts, is in [04_sani](04_sani.ipynb) and
 # [05_baselines](05_baselines.ipynb); a term that is not on the list stays as it was.

@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import jupytext
 import nbformat
@@ -38,14 +39,15 @@ def clean(notebook: nbformat.NotebookNode, source: Path) -> nbformat.NotebookNod
 
 
 def execute(source: Path) -> None:
-    """Run one notebook from its .py and replace its .ipynb."""
+    """Run one notebook from its .py and replace its .ipynb, and its figures in the root's figures/."""
     notebook = jupytext.read(source)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02d}"
     with tempfile.TemporaryDirectory(dir=HERE, prefix=".run-") as folder:
         start, end = Path(folder) / "start.ipynb", Path(folder) / "end.ipynb"
         nbformat.write(notebook, start)
-        papermill.execute_notebook(start, end, kernel_name="python3", cwd=HERE.parent, progress_bar=True)
+        with mock.patch.dict(os.environ, SANI_FIGURES=str(HERE.parent / "figures")):
+            papermill.execute_notebook(start, end, kernel_name="python3", cwd=HERE.parent, progress_bar=True)
         done = nbformat.read(end, as_version=4)
         nbformat.write(clean(done, source), end)
         os.replace(end, source.with_suffix(".ipynb"))

@@ -2,13 +2,13 @@
 
 from .blacklists import Blacklist
 from .blocks import encode
-from .corpora import load_corpus
+from .data.corpora import load_corpus
+from .data.surrogates import counterfactual, pseudonymize
 from .erasure import erase, prune
 from .evaluation import Report, evaluate
 from .masking import DataCollatorForPPCLM, DataCollatorForPPMLM
 from .models import load_model
 from .sanitizing import sanitize
-from .surrogates import counterfactual, pseudonymize
 from .training import fine_tune, repair
 
 __version__ = "0.1.0"

@@ -1,44 +1,22 @@
 """The blacklist: terms to forget, and where they stand in a text (PAPER §3.1)."""
 
 import csv
-import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import cached_property
+from importlib import import_module
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
 
 import pandas as pd
 from datasets import Dataset
 
-from .entities import annotate, capitalized, find_entities, read_spans
-from .matching import WORD, Key, Matcher, compose, fold, key_of
+from .matching import WORD, Hit, Key, Matcher, compose, fold, key_of
 from .runs import fingerprint, replacing
-
-KINDS = ("direct", "indirect", "confidential")  # strongest first
-AMBIGUOUS = ("span", "everywhere")
-LONGEST = 12  # words of an annotated span that are taken as one term
-
-# A word written by itself: "smith" in "smith@example.org" does not make a name a common word.
-ALONE = re.compile(r"(?<!\S)[^\W_]+(?=[\s.,;:!?)]|$)")
-
-
-class Hit(NamedTuple):
-    """A blacklisted term found in a text: characters start to end; `gold` if it lies on an annotated span."""
-
-    start: int
-    end: int
-    term_id: int
-    kind: str
-    gold: bool
-
-
-def is_number(key: Key) -> bool:
-    """Whether a term is too short a number ("71", "03/14") to mean the same wherever it stands."""
-    text = "".join(key)
-    return not any(c.isalpha() for c in text) and sum(c.isdigit() for c in text) < 6
+from .selection import AMBIGUOUS, KINDS, Selection, common_words, is_number, outside, pieces
 
 
 class Blacklist:
@@ -51,7 +29,7 @@ class Blacklist:
     """
 
     def __init__(self, terms: Iterable[str] = (), kind: str = "direct", case_sensitive: bool = False):
-        _check(kind)
+        _check_kind(kind)
         self.case_sensitive = case_sensitive
         self._entries: dict[Key, tuple[str, str, bool]] = {}
         for term in terms:
@@ -62,94 +40,76 @@ class Blacklist:
     @classmethod
     def from_annotations(
         cls, corpus: Dataset, types: Sequence[str] | None = None, ambiguous: str = "span", default_kind: str = "direct",
-        case_sensitive: bool = False, min_count: int = 1, top: int | None = None, min_share: float = 0.0,
+        case_sensitive: bool = False, **selection,
     ) -> "Blacklist":  # fmt: skip
-        """Every annotated identifier of a corpus (of the given types).
+        """Every annotated identifier of a corpus (of the given types); `ambiguous` and the rest as in `Selection`.
 
-        `ambiguous="span"`: short numbers and single common words ("71", "May") count only where they are annotated;
-        a word is common if it has one or two letters, or if the corpus outside its annotated spans also writes it in
-        lower case or has it more often than annotated. `"everywhere"` matches them all. A span of more than 12 words
-        (a whole clause) is taken as several terms of equal length, so that each fits a row. Terms annotated fewer than
-        `min_count` times are left out, as are those annotated in less than `min_share` of the places where they are
-        matched, and all but the `top` most frequent ones (ties by the term).
+        A span of more than 12 words (a whole clause) is taken as several terms of equal length, so that each fits a
+        row.
         """
-        _check(default_kind, ambiguous, min_count, top, min_share)
+        _check_kind(default_kind)
+        chosen = Selection(ambiguous=ambiguous, **selection)
         known = {span["type"] for spans in corpus["identifiers"] for span in spans}
         if types is not None and (unknown := set(types) - known):
             raise ValueError(f"the corpus has no identifiers of type {sorted(unknown)}; it has {sorted(known)}")
-        blacklist = cls(case_sensitive=case_sensitive)
-        annotated: Counter[Key] = Counter()
-        outside, lower = Counter(), set()
+        blacklist, annotated = cls(case_sensitive=case_sensitive), Counter()
         for text, spans in zip(corpus["text"], corpus["identifiers"]):
             for span in sorted(spans, key=lambda s: s["start"]):
                 if types is None or span["type"] in types:
-                    for term in _pieces(text[span["start"] : span["end"]]):
+                    for term in pieces(text[span["start"] : span["end"]]):
                         if key := blacklist._add(term, span["kind"] or default_kind):
                             annotated[key] += 1
-            if ambiguous == "span":
-                rest = _outside(text, spans)
-                outside.update(map(fold, WORD.findall(rest)))
-                lower.update(fold(word) for word in set(ALONE.findall(rest)) if word.islower())
         if not annotated:
             raise ValueError(
                 "the corpus has no annotated identifiers to make a blacklist of; "
                 "use Blacklist.from_rare_words(corpus), Blacklist.from_file(path) or Blacklist([...])"
             )
         if ambiguous == "span":
+            common = common_words(corpus, annotated)
             for key, (text, kind, _) in list(blacklist._entries.items()):
-                common = len(key) == 1 and (
-                    len(key[0]) < 3 or fold(key[0]) in lower or outside[fold(key[0])] > annotated[key]
-                )
-                blacklist._entries[key] = (text, kind, not (common or is_number(key)))
-        kept = [key for key in sorted(annotated, key=lambda key: (-annotated[key], key)) if annotated[key] >= min_count]
-        if not kept:
-            raise ValueError(f"min_count={min_count}: no term has more than {max(annotated.values())} spans; lower it")
-        if min_share:
-            ids, hits = blacklist._ids, Counter()
-            for found in blacklist.find_all(corpus):
-                hits.update((hit.term_id, hit.gold) for hit in found)
-            kept = [k for k in kept if hits[ids[k], True] >= min_share * (hits[ids[k], True] + hits[ids[k], False])]
-            if not kept:
-                raise ValueError(f"min_share={min_share}: every term stands elsewhere far more often; lower it")
-        return blacklist._combine(blacklist, kept[:top])
+                blacklist._entries[key] = (text, kind, not (key in common or is_number(key)))
+        return blacklist._combine(blacklist, chosen.of(blacklist, corpus, annotated))
 
     @classmethod
     def from_spans(
-        cls, corpus: Dataset, spans, classes=None, threshold: float = 0.0, min_count: int = 1, top: int | None = None,
-        kind: str = "confidential", case_sensitive: bool = False, ambiguous: str = "everywhere",
-        min_share: float = 0.05,
+        cls, corpus: Dataset, spans, classes=None, threshold: float = 0.0, kind: str = "confidential",
+        case_sensitive: bool = False, **selection,
     ) -> "Blacklist":  # fmt: skip
         """The terms of spans made elsewhere, given as a list or a file that `entities.read_spans` reads.
 
-        As in the paper a term counts wherever it stands; but one that the spans cover in less than `min_share` of the
-        places where it stands is left out: "The", taken for a name once, would make every "the" untrainable. With 0
-        none is. The rest is as in `from_annotations`; for `ambiguous="span"` see `entities.annotate`.
+        As in the paper a term counts wherever it stands (`ambiguous="everywhere"`); but one that the spans cover in
+        less than 5 % of the places where it stands is left out (`min_share=0.05`): "The", taken for a name once, would
+        make every "the" untrainable. The rest of the selection is as in `Selection`.
         """
-        _check(kind, ambiguous, min_count, top, min_share)
-        spans = read_spans(spans, corpus, classes, threshold)
+        _check_kind(kind)
+        selection = {"ambiguous": "everywhere", "min_share": 0.05} | selection
+        Selection(**selection)
+        spans = _entities().read_spans(spans, corpus, classes, threshold)
         if not any(spans):
             raise ValueError(f"no span of {classes or 'any class'} has a score of at least {threshold}")
-        corpus = annotate(corpus, spans, kind)
-        return cls.from_annotations(corpus, None, ambiguous, kind, case_sensitive, min_count, top, min_share)
+        corpus = _entities().annotate(corpus, spans, kind)
+        return cls.from_annotations(corpus, default_kind=kind, case_sensitive=case_sensitive, **selection)
 
     @classmethod
     def from_ner(
-        cls, corpus: Dataset, model: str | Path = "tiny-ner", classes=None, threshold: float = 0.5, min_count: int = 1,
-        top: int | None = None, kind: str = "confidential", case_sensitive: bool = False, ambiguous: str = "everywhere",
-        min_share: float = 0.05, **options,
+        cls, corpus: Dataset, model: str | Path = "tiny-ner", classes=None, threshold: float = 0.5,
+        kind: str = "confidential", case_sensitive: bool = False, **options,
     ) -> "Blacklist":  # fmt: skip
-        """The terms that a NER model finds: `from_spans` over `entities.find_entities`, which takes the other options.
+        """The terms that a NER model finds: `from_spans`, with its selection, over `entities.find_entities`, which
+        takes the other options.
 
         Source: PAPER §2 step 1, case B: every term that `dslim/bert-base-NER` finds, of its four classes.
         """
-        _check(kind, ambiguous, min_count, top, min_share)
-        spans = find_entities(corpus, model, classes, threshold, **options)
+        _check_kind(kind)
+        selection = {f.name: options.pop(f.name) for f in fields(Selection) if f.name in options}
+        Selection(**selection)
+        spans = _entities().find_entities(corpus, model, classes, threshold, **options)
         if not any(spans):
             raise ValueError(
                 f"model {model} finds no entity of {classes or 'any class'} of probability ≥ {threshold} in the "
                 f"{len(spans)} records; lower threshold=, ask for other classes=, or use another model"
             )
-        return cls.from_spans(corpus, spans, None, 0.0, min_count, top, kind, case_sensitive, ambiguous, min_share)
+        return cls.from_spans(corpus, spans, kind=kind, case_sensitive=case_sensitive, **selection)
 
     @classmethod
     def from_rare_words(cls, corpus: Dataset, k: int = 2, case_sensitive: bool = False) -> "Blacklist":
@@ -165,7 +125,7 @@ class Blacklist:
         for text, person, spans in zip(corpus["text"], corpus["person_id"], corpus["identifiers"]):
             spans = [span for span in spans if span["kind"] != "indirect"]
             direct.update(fold(word) for s in spans for word in WORD.findall(text[s["start"] : s["end"]]))
-            for word in set(WORD.findall(_outside(text, spans))):
+            for word in set(WORD.findall(outside(text, spans))):
                 if sum(c.isalpha() for c in word) > 1:
                     folded = fold(word)
                     surface.setdefault(folded, word)
@@ -184,8 +144,9 @@ class Blacklist:
         Those that stand inside a sentence at least `min_count` times; with `top`, the most frequent of these only.
         Source: ours; PAPER §2, step 1 has names found by a NER model.
         """
-        _check(kind, "everywhere", min_count, top)
-        names = {word: count for word, count in capitalized(corpus, share).items() if count >= min_count}
+        _check_kind(kind)
+        Selection(min_count, top)
+        names = {word: count for word, count in _entities().capitalized(corpus, share).items() if count >= min_count}
         if not names:
             raise ValueError(
                 f"no word is written with a capital inside a sentence {min_count} times and almost never without; "
@@ -196,7 +157,7 @@ class Blacklist:
     @classmethod
     def from_file(cls, path: str | Path, kind: str = "direct", case_sensitive: bool = False) -> "Blacklist":
         """A file of one term per line, or CSV with the header `term,kind` (and `match`: everywhere or span)."""
-        _check(kind)
+        _check_kind(kind)
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no blacklist file {path}; expected a term per line, or CSV with header term,kind")
@@ -220,7 +181,7 @@ class Blacklist:
         return blacklist
 
     def _add(self, term: str, kind: str, everywhere: bool = True) -> Key | None:
-        _check(kind)
+        _check_kind(kind)
         key = self.key(term)
         if key:
             text, old_kind, old_everywhere = self._entries.get(key, (" ".join(term.split()), kind, everywhere))
@@ -379,26 +340,11 @@ class Blacklist:
         return table[table["elsewhere"] > 0].sort_values("elsewhere", ascending=False, ignore_index=True)
 
 
-def _outside(text: str, spans: Iterable[Mapping]) -> str:
-    """What of a text lies outside of spans, its pieces parted by line ends."""
-    edges = sorted((span["start"], span["end"]) for span in spans)
-    return "\n".join(text[end:start] for (_, end), (start, _) in zip([(0, 0), *edges], [*edges, (len(text), 0)]))
+def _entities() -> ModuleType:
+    """The module of the room `data` that finds and reads spans; looked up when called, for the core imports no room."""
+    return import_module("sani.data.entities")
 
 
-def _pieces(term: str) -> list[str]:
-    """The term itself, or parts of nearly equal numbers of words if it is too long for one."""
-    words = list(WORD.finditer(term))
-    parts = max(-(-len(words) // LONGEST), 1)
-    cuts = [0, *(words[len(words) * i // parts].start() for i in range(1, parts)), len(term)]
-    return [term[a:b] for a, b in zip(cuts, cuts[1:])]
-
-
-def _check(kind, ambiguous="span", min_count=1, top=None, min_share=0.0) -> None:
+def _check_kind(kind: str) -> None:
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
-    if ambiguous not in AMBIGUOUS:
-        raise ValueError(f"ambiguous={ambiguous!r} is unknown; use one of {', '.join(AMBIGUOUS)}")
-    if min_count < 1 or (top is not None and top < 1):
-        raise ValueError(f"min_count={min_count}, top={top}: need whole numbers of at least 1 (top=None for all)")
-    if not 0 <= min_share <= 1:
-        raise ValueError(f"min_share={min_share} is outside [0, 1]")

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -17,11 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from . import alignment
 from .blacklists import KINDS, Blacklist, Hit
-from .models import processes
-from .paths import runs
-from .runs import fingerprint, private_folder, publish, source_fingerprint
+from .devices import processes
+from .runs import code_fingerprint, fingerprint, made, runs_folder
 
-COLUMNS = {
+DTYPES = {
     "input_ids": "int32",
     "attention_mask": "int8",
     "word_ids": "int32",
@@ -31,6 +28,7 @@ COLUMNS = {
     "record_ids": "int32",
     "gold": "int8",
 }
+FEATURES = Features({name: Sequence(Value(dtype)) for name, dtype in DTYPES.items()})
 CHARACTERS = 1 << 20  # encoded at once
 CODES = {kind: code for code, kind in enumerate(KINDS, start=1)}
 
@@ -96,7 +94,7 @@ def _rows(stream, bounds, block_size, special, next_ids) -> dict[str, np.ndarray
     """Rows (rows, block_size) of each column, from the token stream and the bounds of its rows."""
     begin, end, pad = special
     finish = [] if end is None else [end]
-    rows = {name: np.full((len(bounds), block_size), -1, dtype=dtype) for name, dtype in COLUMNS.items()}
+    rows = {name: np.full((len(bounds), block_size), -1, dtype=dtype) for name, dtype in DTYPES.items()}
     rows["input_ids"][:] = pad
     rows["attention_mask"][:] = 0
     for r, (start, end) in enumerate(bounds):
@@ -152,13 +150,13 @@ def encode(
     blacklist = Blacklist() if blacklist is None else blacklist
     _check(tokenizer, block_size)
     key = fingerprint(
-        source_fingerprint("blocks"),
+        code_fingerprint(__name__),
         corpus_fingerprint(corpus),
         blacklist.fingerprint,
         fingerprint(tokenizer.backend_tokenizer.to_str(), tokenizer.mask_token_id, tokenizer.pad_token_id),
         block_size,
     )
-    folder = runs() / f"blocks-{key}" if run_dir is None else Path(run_dir)
+    folder = runs_folder() / f"blocks-{key}" if run_dir is None else Path(run_dir)
     with processes().main_process_first():
         return _encoded(corpus, tokenizer, blacklist, block_size, folder, key, allow_no_match, progress)
 
@@ -167,22 +165,18 @@ def _encoded(corpus, tokenizer, blacklist, block_size, folder, key, allow_no_mat
     """The blocks of a folder, written there first if it is empty."""
     if (folder / "blocks.json").exists():
         found = json.loads((folder / "blocks.json").read_text(encoding="utf-8"))
-        if found["fingerprint"] == key:
-            _check_totals(found, allow_no_match, blacklist)
-            return _open(folder)
-        raise ValueError(f"{folder} holds other blocks; choose another run_dir or delete that folder")
+        if found["fingerprint"] != key:
+            raise ValueError(f"{folder} holds other blocks; choose another run_dir or delete that folder")
+        _check_totals(found, allow_no_match, blacklist)
+        return _open(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no blocks; choose another run_dir")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = private_folder(folder.with_name(f".{folder.name}.{os.getpid()}.part"))
-    try:
-        totals = _write(corpus, tokenizer, blacklist, block_size, temporary, progress)
-        _check_totals(totals, allow_no_match, blacklist)
-        written = {"fingerprint": key} | _info(tokenizer, blacklist, block_size, totals)
-        (temporary / "blocks.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
-        publish(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with made(folder) as part:
+        if part is not None:  # else another process was faster
+            totals = _write(corpus, tokenizer, blacklist, block_size, part, progress)
+            _check_totals(totals, allow_no_match, blacklist)
+            written = {"fingerprint": key} | _info(tokenizer, blacklist, block_size, totals)
+            (part / "blocks.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
     return _open(folder)
 
 
@@ -212,12 +206,11 @@ def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dic
     begin, separator, end = special_ids(tokenizer)
     special = (begin, end, tokenizer.pad_token_id)
     capacity = block_size - (1 if end is None else 2)
-    features = Features({name: Sequence(Value(dtype)) for name, dtype in COLUMNS.items()})
     next_ids = {"word_ids": 0, "unit_ids": 0}
     totals = {"tokens": 0, "matched": 0, "sensitive_tokens": 0, "trainable": False}
     carry = np.zeros((7, 0), dtype=np.int64)
+    schema = FEATURES.arrow_schema
     bar = tqdm(total=len(corpus), desc="encode", unit="record", delay=2, disable=not progress, leave=False)
-    schema = features.arrow_schema
     with bar, pa.OSFile(str(temporary / "blocks.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for first, texts, identifiers in _batches(corpus):
             hits = list(map(blacklist.find, texts, identifiers))
@@ -276,9 +269,8 @@ def _batch(rows: dict[str, np.ndarray], schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _open(folder: Path) -> Dataset:
-    features = Features({name: Sequence(Value(dtype)) for name, dtype in COLUMNS.items()})
     description = (folder / "blocks.json").read_text(encoding="utf-8")
-    return Dataset.from_file(str(folder / "blocks.arrow"), info=DatasetInfo(description=description, features=features))
+    return Dataset.from_file(str(folder / "blocks.arrow"), info=DatasetInfo(description=description, features=FEATURES))
 
 
 def info(blocks: Dataset) -> dict:
@@ -291,7 +283,7 @@ def info(blocks: Dataset) -> dict:
 
 def tensors(blocks: Dataset, *names: str) -> dict[str, torch.Tensor]:
     """Columns of blocks as tensors (rows, block_size), int64 but for attention_mask and sensitive (int8)."""
-    names = names or tuple(COLUMNS)
+    names = names or tuple(DTYPES)
     if missing := set(names) - set(blocks.column_names):
         raise ValueError(f"the blocks lack the columns {sorted(missing)}; make them with sani.encode(...)")
     if len(blocks) == 0:
@@ -301,15 +293,13 @@ def tensors(blocks: Dataset, *names: str) -> dict[str, torch.Tensor]:
     result = {}
     for name in names:
         values = table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
-        result[name] = torch.from_numpy(values.astype(np.int8 if COLUMNS[name] == "int8" else np.int64))
+        result[name] = torch.from_numpy(values.astype(np.int8 if DTYPES[name] == "int8" else np.int64))
     return result
 
 
 def _check(tokenizer, block_size: int) -> None:
     if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
-            "the tokenizer is a slow one, without character offsets; load it with AutoTokenizer (use_fast)"
-        )
+        raise ValueError("the tokenizer is a slow one, without offsets; load it with AutoTokenizer (use_fast)")
     begin, separator, _ = special_ids(tokenizer)
     if begin is None or separator is None:
         raise ValueError(

@@ -11,7 +11,7 @@ from .models import clone, family, untie
 
 TARGETS = ("lm-head", "head-transform", "last-block-output", "last-block")
 FILLS = ("zero", "init", "pretrained")
-NEURONS = ("random", "largest", "active")  # how the neurons to erase are chosen: see `magnitude`, `activity`
+NEURONS = ("random", "magnitude", "activation")  # how the neurons to erase are chosen: see `magnitude`, `activation`
 
 Linear = nn.Linear | Conv1D  # GPT-2's Conv1D is a linear map whose weight lies transposed
 
@@ -69,38 +69,29 @@ def erase(
     """
     if fill not in FILLS:
         raise ValueError(f"fill {fill!r} is unknown; use one of {', '.join(FILLS)}")
-    _check_fraction(fraction)
-    names = list(layers(model, target))
+    _check_shares(fraction=fraction)
+    shapes = {name: _matrix(layer).shape for name, layer in layers(model, target).items()}
     if fill == "pretrained":
         if reference is None:
             raise ValueError('fill="pretrained" needs reference=, the model to take the rows from')
-        if {n: layer.weight.shape for n, layer in layers(reference, target).items()} != {
-            n: layer.weight.shape for n, layer in layers(model, target).items()
-        }:
+        if {name: _matrix(layer).shape for name, layer in layers(reference, target).items()} != shapes:
             raise ValueError("the reference model's layers differ in name or shape from the model's")
-    sizes = {name: len(_matrix(model.get_submodule(name))) for name in names}
-    if scores is not None and {name: (len(s), bool(s.isfinite().all())) for name, s in scores.items()} != {
-        name: (neurons, True) for name, neurons in sizes.items()
-    }:
-        raise ValueError(f"scores must hold one finite value per neuron of {', '.join(names)}")
+    if scores is not None:
+        found = {name: (len(score), bool(score.isfinite().all())) for name, score in scores.items()}
+        if found != {name: (neurons, True) for name, (neurons, _) in shapes.items()}:
+            raise ValueError(f"scores must hold one finite value per neuron of {', '.join(shapes)}")
     model = model if inplace else clone(model)
     if target == "lm-head":
         untie(model)
     generator = torch.Generator().manual_seed(seed)
-    for name in names:
-        layer = model.get_submodule(name)
-        order = torch.randperm(sizes[name], generator=generator)
+    for name, (neurons, _) in shapes.items():
+        order = torch.randperm(neurons, generator=generator)
         if scores is not None:
             order = scores[name].cpu().argsort(descending=True, stable=True)
-        rows = order[: round(fraction * sizes[name])]
+        rows = order[: round(fraction * neurons)].sort().values
         like = reference.get_submodule(name) if fill == "pretrained" else None
-        _reset(layer, rows.sort().values, _spread(model, name, fill), generator, like)
+        _reset(model.get_submodule(name), rows, _deviation(model, name, fill), generator, like)
     return model
-
-
-def magnitude(model: PreTrainedModel, target: str) -> dict[str, torch.Tensor]:
-    """The L2 norm of the weights of each neuron (n,) of a target's layers, as `scores` for `erase`."""
-    return {name: _matrix(layer).detach().norm(dim=1) for name, layer in layers(model, target).items()}
 
 
 def prune(
@@ -111,8 +102,7 @@ def prune(
     `keep` of the neurons are safe (at least one), `fraction` of the others are reset at random.
     Raises ValueError for a share outside [0, 1]. Source: PAPER §4.1.5 and its reading in PAPER §3.
     """
-    _check_fraction(fraction)
-    _check_fraction(keep)
+    _check_shares(fraction=fraction, keep=keep)
     family(model)
     model = model if inplace else clone(model)
     output = model.get_output_embeddings()
@@ -138,7 +128,7 @@ def _matrix(layer: Linear) -> torch.Tensor:
     return layer.weight.T if isinstance(layer, Conv1D) else layer.weight
 
 
-def _spread(model: PreTrainedModel, name: str, fill: str) -> float:
+def _deviation(model: PreTrainedModel, name: str, fill: str) -> float:
     """The standard deviation that a layer's weights are drawn with; 0 for fill="zero"."""
     if fill != "init":
         return 0.0
@@ -149,18 +139,19 @@ def _spread(model: PreTrainedModel, name: str, fill: str) -> float:
 
 
 @torch.no_grad()
-def _reset(layer: Linear, rows, std: float, generator, reference: Linear | None = None) -> None:
+def _reset(layer: Linear, rows, std: float, generator: torch.Generator, reference: Linear | None = None) -> None:
     matrix = _matrix(layer)
     rows = rows.to(matrix.device)
     if reference is not None:
-        values = _matrix(reference)[rows], None if layer.bias is None else reference.bias[rows]
+        weights, bias = _matrix(reference)[rows], None if layer.bias is None else reference.bias[rows]
     else:
-        values = std * torch.randn(len(rows), matrix.shape[1], generator=generator), torch.zeros(len(rows))
-    matrix[rows] = values[0].to(matrix)
+        weights, bias = std * torch.randn(len(rows), matrix.shape[1], generator=generator), torch.zeros(len(rows))
+    matrix[rows] = weights.to(matrix)
     if layer.bias is not None:
-        layer.bias[rows] = values[1].to(layer.bias)
+        layer.bias[rows] = bias.to(layer.bias)
 
 
-def _check_fraction(fraction: float) -> None:
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction={fraction} is outside [0, 1]")
+def _check_shares(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}={share} is outside [0, 1]")

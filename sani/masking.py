@@ -30,45 +30,45 @@ def uniform(ids: Tensor, seed: int, epoch: int) -> Tensor:
     return _bits(ids, seed, epoch).double() / (1 << 53)
 
 
-def _drawn(ids: Tensor, seed: int, epoch: int, rate: float) -> Tensor:
+def _below(ids: Tensor, seed: int, epoch: int, rate: float) -> Tensor:
     """`uniform(…) < rate`, and False for ids below 0."""
     return (_bits(ids, seed, epoch) < math.ceil(rate * (1 << 53))).logical_and_(ids >= 0)
 
 
-def mlm(rows: Mapping[str, Tensor], mask_token_id: int, seed: int, epoch: int = 0, rate: float = 0.15):
-    """Mask whole words at `rate`: (input_ids, labels), int64 (rows, block_size); labels −100 where not predicted.
+Drawn = tuple[Tensor, Tensor]  # input_ids and labels, int64 (rows, block_size); labels −100 where not predicted
 
-    `rows` has input_ids and word_ids (−1 on special tokens). Every masked token becomes `[MASK]`.
+
+def mlm(rows: Mapping[str, Tensor], mask_token_id: int, seed: int, epoch: int = 0, rate: float = 0.15) -> Drawn:
+    """Mask whole words at `rate`; every masked token becomes `[MASK]`.
+
+    `rows` has input_ids and word_ids (−1 on special tokens).
     """
-    words = rows["word_ids"]
-    return _masked(rows["input_ids"], _drawn(words, seed, epoch, rate), mask_token_id)
+    return _masked(rows["input_ids"], _below(rows["word_ids"], seed, epoch, rate), mask_token_id)
 
 
-def ppmlm(rows: Mapping[str, Tensor], mask_token_id: int, seed: int, epoch: int = 0, rate: float = 0.15):
+def ppmlm(rows: Mapping[str, Tensor], mask_token_id: int, seed: int, epoch: int = 0, rate: float = 0.15) -> Drawn:
     """As `mlm`, but only units outside the blacklist are drawn; blacklisted terms stay readable as context.
 
     `rows` has input_ids, unit_ids and sensitive (0 outside the blacklist). Source: PAPER §2, PPMLM.
     """
-    units = rows["unit_ids"]
-    chosen = _drawn(units, seed, epoch, rate) & (rows["sensitive"] == 0)
+    chosen = _below(rows["unit_ids"], seed, epoch, rate) & (rows["sensitive"] == 0)
     return _masked(rows["input_ids"], chosen, mask_token_id)
 
 
-def _masked(input_ids: Tensor, chosen: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
+def _masked(input_ids: Tensor, chosen: Tensor, mask_token_id: int) -> Drawn:
     return input_ids.masked_fill(chosen, mask_token_id), input_ids.masked_fill(~chosen, IGNORE)
 
 
-def clm(rows: Mapping[str, Tensor], pad_token_id: int, seed: int = 0, epoch: int = 0):
-    """Every token of the text is a target: (input_ids, labels), int64 (rows, block_size); nothing is drawn.
+def clm(rows: Mapping[str, Tensor], pad_token_id: int, seed: int = 0, epoch: int = 0) -> Drawn:
+    """Every token of the text is a target; nothing is drawn.
 
     Labels stand at the position of their token, as `transformers` has them: the model predicts each from the one
     before. `rows` has input_ids and word_ids (−1 on special tokens, which are no targets).
     """
-    input_ids = rows["input_ids"]
-    return input_ids, input_ids.masked_fill(rows["word_ids"] < 0, IGNORE)
+    return rows["input_ids"], rows["input_ids"].masked_fill(rows["word_ids"] < 0, IGNORE)
 
 
-def ppclm(rows: Mapping[str, Tensor], pad_token_id: int, seed: int = 0, epoch: int = 0):
+def ppclm(rows: Mapping[str, Tensor], pad_token_id: int, seed: int = 0, epoch: int = 0) -> Drawn:
     """As `clm`, but blacklisted tokens are neither input (the padding token stands for them) nor target.
 
     Padding must be attention-masked too, as `fine_tune` and the collator do. `rows` has input_ids, unit_ids and
@@ -87,7 +87,7 @@ def attended(attention_mask: Tensor, input_ids: Tensor, pad_token_id: int) -> Te
 class Objective(NamedTuple):
     """A training objective: how inputs and labels are drawn, from which columns, and for which kind of model."""
 
-    draw: Callable
+    draw: Callable[..., Drawn]
     columns: tuple[str, ...]
     causal: bool
     spares: bool  # takes no blacklisted term as a target

@@ -6,12 +6,23 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import compress, islice
+from typing import NamedTuple
 
 # A word (letters and digits, with combining marks) or one other character; no hyphens or underscores, which
 # separate words like white space does, so that "Jean-Pierre" and "Jean Pierre" are one term.
 ATOM = re.compile(r"[^\W_]+(?:[\u0300-\u036f]+[^\W_]*)*|[^\w\s\-\u00ad\u2010-\u2015]")
 WORD = re.compile(r"[^\W_]+(?:[\u0300-\u036f]+[^\W_]*)*")
 Key = tuple[str, ...]
+
+
+class Hit(NamedTuple):
+    """A blacklisted term found in a text: characters start to end; `gold` if it lies on an annotated span."""
+
+    start: int
+    end: int
+    term_id: int
+    kind: str
+    gold: bool
 
 
 @lru_cache(maxsize=1 << 18)

@@ -1,16 +1,13 @@
 """Loading models, and where each family keeps its head, its transform and its last block."""
 
 import copy
-import ctypes
 import json
 import re
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -22,7 +19,7 @@ from transformers import (
 )
 from transformers.activations import ACT2FN
 
-from .paths import weights
+from .runs import weights_folder
 
 
 class Family(NamedTuple):
@@ -44,12 +41,10 @@ def _output_matrix(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 
 # The layers whose output goes through the activation function of the model's config.
-BENT = re.compile(
+ACTIVATED = re.compile(
     r"(intermediate\.dense|transform\.dense|lm_head\.dense|^head\.dense|vocab_transform|ffn\.lin1|c_fc|dense_h_to_4h)$"
 )
 PAD = "<|pad|>"
-TOKENS, VALUES = 1 << 10, 1 << 19  # at once on a CPU: tokens, or numbers of a hidden state
-
 _ROBERTA = Family(lambda m, h: m.lm_head(h), "lm_head.dense", "roberta.encoder.layer", "output.dense")
 FAMILIES = {
     "bert": Family(lambda m, h: m.cls(h), "cls.predictions.transform.dense", "bert.encoder.layer", "output.dense"),
@@ -68,20 +63,24 @@ FAMILIES = {
 
 def family(model: PreTrainedModel) -> Family:
     """The family of a language model. Raises ValueError for one without LM head or of an unknown family."""
-    kind = getattr(model.config, "model_type", type(model).__name__)
-    if kind not in FAMILIES:
-        raise ValueError(f"models of type {kind!r} are not supported; known are {', '.join(FAMILIES)}")
+    found = _family_named(getattr(model.config, "model_type", type(model).__name__))
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
         raise ValueError(
             f"{type(model).__name__} has no LM head, so it predicts no token; load it with sani.load_model, "
             "AutoModelForMaskedLM or AutoModelForCausalLM"
         )
+    return found
+
+
+def _family_named(kind: str) -> Family:
+    if kind not in FAMILIES:
+        raise ValueError(f"models of type {kind!r} are not supported; known are {', '.join(FAMILIES)}")
     return FAMILIES[kind]
 
 
-def bent(model: PreTrainedModel, name: str) -> Callable[[Tensor], Tensor]:
+def activation_of(model: PreTrainedModel, name: str) -> Callable[[Tensor], Tensor]:
     """The non-linearity that a linear layer's output goes through by itself; none where it is gated by another's."""
-    if not BENT.search(name):
+    if not ACTIVATED.search(name):
         return lambda output: output
     names = ("classifier_activation", "hidden_act", "activation", "activation_function")
     return ACT2FN[next(getattr(model.config, n) for n in names if hasattr(model.config, n))]
@@ -109,7 +108,7 @@ def head_logits(model: PreTrainedModel, hidden: Tensor, chosen: Tensor) -> Tenso
 
 def shipped() -> list[str]:
     """Names of the weights that ship with the package."""
-    return sorted(p.parent.name for p in weights().glob("*/manifest.json"))
+    return sorted(p.parent.name for p in weights_folder().glob("*/manifest.json"))
 
 
 def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -122,10 +121,8 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     """
     where, options = source(name)
     try:
-        kind = AutoConfig.from_pretrained(where, **options).model_type
-        if kind not in FAMILIES:
-            raise ValueError(f"{name}: models of type {kind!r} are not supported; known are {', '.join(FAMILIES)}")
-        loader = AutoModelForCausalLM if FAMILIES[kind].causal else AutoModelForMaskedLM
+        causal = is_causal(name)
+        loader = AutoModelForCausalLM if causal else AutoModelForMaskedLM
         model, report = loader.from_pretrained(
             where, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
@@ -145,7 +142,7 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
             f"{name}: the weights hold no LM head (missing {head[0]}, …), so it would be random; use a checkpoint "
             "saved from a …ForMaskedLM or …ForCausalLM model"
         )
-    if FAMILIES[kind].causal:
+    if causal:
         add_padding(model, tokenizer)
     return model.eval(), tokenizer
 
@@ -153,12 +150,12 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
 def is_causal(name: str | Path) -> bool:
     """Whether a model predicts the next token (GPT-2, Llama, …) rather than masked ones, by its config.json alone."""
     where, options = source(name)
-    return FAMILIES[AutoConfig.from_pretrained(where, **options).model_type].causal
+    return _family_named(AutoConfig.from_pretrained(where, **options).model_type).causal
 
 
 def source(name: str | Path) -> tuple[str, dict]:
     """Folder or Hub id of a model, and the options to load it with."""
-    folder = weights() / str(name) if str(name) in shipped() else Path(name)
+    folder = weights_folder() / str(name) if str(name) in shipped() else Path(name)
     local = folder.is_dir()
     if not local and (folder.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1):
         raise FileNotFoundError(f"no folder {name}; shipped names are {', '.join(shipped())}")
@@ -203,38 +200,6 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"{folder}: its config.json asks to run code of its own (auto_map), which is refused")
 
 
-def processes() -> PartialState:
-    """Which of the processes of `accelerate launch` or `torchrun` this is; without an accelerator they use gloo."""
-    return PartialState(cpu=not torch.accelerator.is_available())
-
-
-def rows_at_once(model: PreTrainedModel, rows: int, length: int) -> int:
-    """How many of `rows` rows of `length` tokens a model takes at once.
-
-    On a CPU no more than its caches and the heap like: TOKENS, and more of a narrow model. What is left of the batch
-    follows; sums over it then differ by rounding.
-    """
-    if model.device.type != "cpu":
-        return rows
-    return min(rows, max(1, max(TOKENS, VALUES // model.config.hidden_size) // length))
-
-
-@cache
-def steady_heap() -> None:
-    """Have glibc keep what a step frees for the next one, from now on in this process.
-
-    By itself it gives it back, and the next step waits while the system clears its pages: a seventh of a step of
-    bert-base. Other C libraries are left alone.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    mmap_threshold, trim_threshold = -3, -1  # malloc.h
-    if mallopt(mmap_threshold, 1 << 27) or mallopt(mmap_threshold, 1 << 25):  # some refuse more than 32 MB
-        mallopt(trim_threshold, (1 << 31) - 1)
-
-
 def clone(model: PreTrainedModel) -> PreTrainedModel:
     """A copy that shares no weight with the model, ties within it kept."""
     return copy.deepcopy(model)
@@ -243,14 +208,8 @@ def clone(model: PreTrainedModel) -> PreTrainedModel:
 def untie(model: PreTrainedModel) -> PreTrainedModel:
     """Give the output matrix and its bias parameters of their own, in place, so that a saved copy reloads alike."""
     output = model.get_output_embeddings()
-    shared = {
-        id(p)
-        for name, p in model.named_parameters(remove_duplicate=False)
-        if model.get_submodule(name.rpartition(".")[0]) is not output
-    }
     for name, parameter in list(output.named_parameters()):
-        if id(parameter) in shared:
-            setattr(output, name, nn.Parameter(parameter.detach().clone()))
+        setattr(output, name, nn.Parameter(parameter.detach().clone()))
     model.config.tie_word_embeddings = False
     model.all_tied_weights_keys = {}
     return model

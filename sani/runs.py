@@ -1,5 +1,6 @@
-"""Run folders: private, written whole or not at all, and named by everything their content depends on."""
+"""Where things lie, and run folders: private, written whole or not at all, named by all that made them."""
 
+import ast
 import hashlib
 import json
 import os
@@ -7,17 +8,58 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock
 
-from .paths import PACKAGE, ROAD, home, runs
-
+PACKAGE = Path(__file__).parent
 METRICS = ["run", "method", "setting", "seed", "epoch", "kind", "metric", "count", "value"]
+
+
+def home() -> Path:
+    """The repository root: SANI_HOME, else the nearest parent with an environment.yml, else the current folder."""
+    if named := os.environ.get("SANI_HOME"):
+        return Path(named).expanduser().resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "environment.yml").exists() and (folder / "sani").is_dir():
+            return folder
+    return here
+
+
+def runs_folder() -> Path:
+    """The folder of all run folders (git-ignored; may hold private text)."""
+    return home() / "runs"
+
+
+def figures_folder() -> Path:
+    """The folder of the figures and the tables they are drawn from: SANI_FIGURES, else figures/ in the root."""
+    named = os.environ.get("SANI_FIGURES")
+    return Path(named).expanduser().resolve() if named else home() / "figures"
+
+
+def notebook_figures() -> Path:
+    """Where notebooks write their figures: SANI_FIGURES, else a folder beside the run folders, not tracked by git."""
+    return figures_folder() if os.environ.get("SANI_FIGURES") else runs_folder() / "figures"
+
+
+def figure_file(name: str) -> Path:
+    """A file of the figures, such as "claims.csv": in SANI_FIGURES if it is there, else in the root's figures/."""
+    found = figures_folder() / name
+    return found if found.exists() else home() / "figures" / name
+
+
+def weights_folder() -> Path:
+    """The folder of the small weights that ship with the package."""
+    return PACKAGE / "weights"
+
+
+# --- keys
 
 
 def fingerprint(*values) -> str:
@@ -25,17 +67,71 @@ def fingerprint(*values) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def source_fingerprint(module: str) -> str:
-    """Fingerprint of the package source that a stage depends on: its module and all before it but `paths`."""
+def files_fingerprint(paths: Iterable[Path]) -> str:
+    """16 hex digits that change with the name or content of any file at or below some paths, where there is one."""
     digest = hashlib.sha256()
-    for name in ROAD[1 : ROAD.index(module) + 1]:
-        digest.update((PACKAGE / f"{name}.py").read_bytes())
+    for path in paths:
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix != ".pyc" and p.is_file())
+        for file in files if path.exists() else ():
+            digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 
+def code_fingerprint(*modules: str, without: str = "", package: Path = PACKAGE) -> str:
+    """16 hex digits that change with the code that modules ("sani.training", …) import from the package.
+
+    Imports are followed wherever they stand, also inside functions; docstrings and comments do not count. `without`:
+    a module or a folder of the package that is left out.
+    """
+    waiting, found = list(modules), {}
+    while waiting:
+        name = waiting.pop()
+        if name not in found and not (without and f"{name}.".startswith(f"{without}.")):
+            found[name], imported = _code(name, package)
+            waiting += imported
+    return fingerprint(sorted(found.items()))
+
+
+@cache
+def _code(module: str, package: Path) -> tuple[str, tuple[str, ...]]:
+    """The hash of a module's code, and the modules of the package that it imports."""
+    path = _file(module, package)
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:]
+    inside = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(imports(tree, inside, package))
+
+
+def imports(tree: ast.Module, inside: Sequence[str] = (), package: Path = PACKAGE) -> set[str]:
+    """The modules of the package that code imports, wherever in it; `inside`: the names of the package it stands in."""
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported.update(name.name for name in node.names)
+        if isinstance(node, ast.ImportFrom):
+            start = inside[: len(inside) - node.level + 1] if node.level else ()
+            source = ".".join([*start, *filter(None, [node.module])])
+            names = [f"{source}.{name.name}" for name in node.names]
+            imported.update(name if _file(name, package) else source for name in names)
+    return {name for name in imported if _file(name, package)}
+
+
+def _file(module: str, package: Path) -> Path | None:
+    """The file of a module of the package; None for one of another package, or for no module."""
+    root, *rest = module.split(".")
+    path = package.joinpath(*rest)
+    found = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return found if root == "sani" and found.exists() else None
+
+
 def run_folder(stage: str, module: str, **arguments) -> Path:
-    """`runs/<stage>-<hash>`: the hash covers the arguments and the source up to a module (not created yet)."""
-    return runs() / f"{stage}-{fingerprint(source_fingerprint(module), arguments)}"
+    """`runs/<stage>-<hash>`: the hash covers the arguments and the code that a module imports (not created yet)."""
+    return runs_folder() / f"{stage}-{fingerprint(code_fingerprint(module), arguments)}"
+
+
+# --- folders
 
 
 def private_folder(path: str | Path) -> Path:
@@ -63,9 +159,36 @@ def replacing(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold a run folder against other processes that would make the same; they wait, and may then find it finished."""
-    private_folder(folder.parent)
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # one that is there already keeps its mode
     with FileLock(folder.with_name(f".{folder.name}.lock"), mode=0o600):
         yield
+
+
+def part_of(folder: Path) -> Path:
+    """Where a folder lies while it is made."""
+    return folder.with_name(f"{folder.name}.part")
+
+
+@contextmanager
+def made(folder: Path, keep: bool = False) -> Iterator[Path | None]:
+    """Make a folder whole or not at all: yields a private folder to fill, moved into place on success; None if made.
+
+    Other processes that would make the same wait. What was written before a failure is deleted, or with `keep` left,
+    and found by the next try.
+    """
+    part = part_of(folder)
+    with alone(folder):
+        if folder.exists() and any(folder.iterdir()):
+            yield None
+            return
+        if not keep:
+            shutil.rmtree(part, ignore_errors=True)
+        try:
+            yield private_folder(part)
+            publish(part, folder)
+        finally:
+            if not keep:
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def publish(temporary: Path, final: Path) -> None:
@@ -78,12 +201,13 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 def write_metrics(folder: Path, rows: Iterable[Mapping], **constants) -> None:
-    """Write metrics.parquet: a row per measured value, with the columns of METRICS."""
-    table = pd.DataFrame([constants | dict(row) for row in rows]).reindex(columns=METRICS)
-    kinds = {"seed": "Int64", "epoch": "Int64", "count": "Int64", "value": "float64"}
-    table = table.astype({name: kinds.get(name, "string") for name in METRICS})
+    """Write metrics.parquet: a row per measured value, with the columns of METRICS and whatever else the rows have."""
+    table = pd.DataFrame([constants | dict(row) for row in rows])
+    more = [name for name in table.columns if name not in METRICS]
+    kinds = dict.fromkeys(METRICS, "string") | dict.fromkeys(("seed", "epoch", "count"), "Int64") | {"value": "float64"}
+    kinds |= {name: "float64" if pd.api.types.is_numeric_dtype(table[name]) else "string" for name in more}
     with replacing(folder / "metrics.parquet") as temporary:
-        table.to_parquet(temporary, index=False)
+        table.reindex(columns=list(kinds)).astype(kinds).to_parquet(temporary, index=False)
 
 
 def write_provenance(folder: Path, **facts) -> None:
@@ -114,10 +238,10 @@ def commit() -> str | None:
 
 def purge() -> int:
     """Delete every run folder (blocks, checkpoints, models: they may hold private text) and return their number."""
-    folders = [path for path in runs().glob("*") if path.is_dir()] if runs().exists() else []
+    folders = [path for path in runs_folder().glob("*") if path.is_dir()] if runs_folder().exists() else []
     for folder in folders:
         shutil.rmtree(folder)
-    for lock in runs().glob(".*.lock"):
+    for lock in runs_folder().glob(".*.lock"):
         lock.unlink()
     return len(folders)
 
@@ -125,4 +249,4 @@ def purge() -> int:
 if __name__ == "__main__":
     if sys.argv[1:] != ["purge"]:
         sys.exit("usage: python -m sani.runs purge    (deletes every run folder under runs/)")
-    print(f"{purge()} run folders deleted from {runs()}")
+    print(f"{purge()} run folders deleted from {runs_folder()}")

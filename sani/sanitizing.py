@@ -1,6 +1,9 @@
 """Sanitizing a model: SANI, its competitors and the controls, each by its name (PAPER §3)."""
 
 from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from datasets import Dataset
@@ -8,20 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import blocks as blocks_
-from .erasure import NEURONS, erase, magnitude, prune
+from .erasure import erase, prune
+from .importance import scores_of
 from .models import clone
-from .predictions import activity
 from .training import fine_tune, repair
-
-METHODS = {
-    "sani": "erase half of the last layer's neurons, then repair",
-    "repair-only": "no erasure, the same repair",
-    "pruning": "reset neurons of every layer by magnitude, then the same repair",
-    "base": "control: the model before fine-tuning",
-    "retrain-at-equal-cost": "control: PPMLM (PPCLM) from the base model for the same number of epochs",
-    "counterfactual": "control: fine-tuned without protection on text with every identifier resampled",
-    "logit-filter": "control: blacklisted terms banned at decoding, no training",
-}
 
 
 class LogitFilter:
@@ -73,11 +66,57 @@ class LogitFilter:
         return best
 
 
+class Method(NamedTuple):
+    """What a method does, in a line; the function that does it; which arguments it cannot do without, and why."""
+
+    summary: str
+    run: Callable[
+        ..., PreTrainedModel
+    ]  # of the arguments of `sanitize` by name, and `repaired`, the repair it asks for
+    needs: Mapping[str, str] = {}
+
+
+def _sani(model, blocks, target, fraction, fill, neurons, seed, base, options, repaired, **_) -> PreTrainedModel:
+    scores = scores_of(model, blocks, target, neurons, options.get("progress", True))
+    return repaired(erase(model, target, fraction, fill, seed, base, scores))
+
+
+def _pruning(model, seed, repaired, **_) -> PreTrainedModel:
+    return repaired(prune(model, seed=seed))
+
+
+def _counterfactual(base, counterfactual_blocks, training_epochs, seed, options, **_) -> PreTrainedModel:
+    return fine_tune(base, counterfactual_blocks, epochs=training_epochs, seed=seed, **options)
+
+
+def _logit_filter(model, blocks, **_) -> PreTrainedModel:
+    filtered = clone(model)
+    filtered.logit_filter = LogitFilter(blocks)
+    return filtered
+
+
+BASE = {"base": "the model before fine-tuning"}
+RESAMPLED = BASE | {"counterfactual_blocks": "the blocks of sani.counterfactual(corpus, seed)"}
+METHODS = {
+    "sani": Method("erase half of the last layer's neurons, then repair", _sani),
+    "repair-only": Method("no erasure, the same repair", lambda model, repaired, **_: repaired(model)),
+    "pruning": Method("reset neurons of every layer by magnitude, then the same repair", _pruning),
+    "base": Method("control: the model before fine-tuning", lambda base, **_: clone(base), BASE),
+    "retrain-at-equal-cost": Method(
+        "control: PPMLM (PPCLM) from the base model for the same number of epochs",
+        lambda base, repaired, **_: repaired(base),
+        BASE,
+    ),
+    "counterfactual": Method("control: fine-tuned on text with every identifier resampled", _counterfactual, RESAMPLED),
+    "logit-filter": Method("control: blacklisted terms banned at decoding, no training", _logit_filter),
+}
+
+
 def sanitize(
     model: PreTrainedModel,
     blocks: Dataset,
     method: str = "sani",
-    epochs: int = 13,
+    epochs: float = 13,
     seed: int = 0,
     target: str = "lm-head",
     fraction: float = 0.5,
@@ -85,7 +124,7 @@ def sanitize(
     neurons: str = "random",
     base: PreTrainedModel | None = None,
     counterfactual_blocks: Dataset | None = None,
-    training_epochs: int = 64,
+    training_epochs: float = 64,
     **options,
 ) -> PreTrainedModel:
     """Make a model forget the blacklist of its blocks, by a method or control of PAPER §3; returns a new model.
@@ -94,45 +133,14 @@ def sanitize(
     `retrain-at-equal-cost` need `base=`; `counterfactual` needs `base=` and `counterfactual_blocks=`, the blocks of
     `sani.counterfactual(corpus, seed)`, and trains `training_epochs`. `logit-filter` returns the same weights with a
     filter that `evaluate` applies. target, fraction, fill: as in `erase`; `neurons` are the paper's `random` ones, the
-    `largest` by their weights, or the most `active` on listed terms; other options: as in `fine_tune`.
+    `magnitude` by their weights, or the most `activation` on listed terms; other options: as in `fine_tune`.
     Raises ValueError for an unknown method or choice or a missing need, before any training.
     """
+    asked = dict(locals())  # every argument by its name; a method takes those it needs
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; use one of {', '.join(METHODS)}")
-    if method in ("base", "retrain-at-equal-cost", "counterfactual") and base is None:
-        raise ValueError(f"method {method!r} needs base=, the model before fine-tuning")
-    if method == "sani":
-        scores = scores_of(model, blocks, target, neurons, options.get("progress", True))
-        erased = erase(model, target, fraction, fill, seed, reference=base, scores=scores)
-        return repair(erased, blocks, epochs, seed=seed, **options)
-    if method == "repair-only":
-        return repair(model, blocks, epochs, seed=seed, **options)
-    if method == "pruning":
-        return repair(prune(model, seed=seed), blocks, epochs, seed=seed, **options)
-    if method == "base":
-        return clone(base)
-    if method == "retrain-at-equal-cost":
-        return repair(base, blocks, epochs, seed=seed, **options)
-    if method == "counterfactual":
-        if counterfactual_blocks is None:
-            raise ValueError(
-                "method 'counterfactual' needs counterfactual_blocks=, the blocks of sani.counterfactual(corpus, seed)"
-            )
-        return fine_tune(base, counterfactual_blocks, epochs=training_epochs, seed=seed, **options)
-    filtered = clone(model)
-    filtered.logit_filter = LogitFilter(blocks)
-    return filtered
-
-
-def scores_of(
-    model: PreTrainedModel, blocks: Dataset, target: str, neurons: str, progress: bool = True
-) -> dict[str, Tensor] | None:
-    """The `scores` for `erase` by which neurons are chosen: none for `random` ones.
-
-    Raises ValueError for an unknown choice.
-    """
-    if neurons not in NEURONS:
-        raise ValueError(f"neurons {neurons!r} is unknown; use one of {', '.join(NEURONS)}")
-    if neurons == "random":
-        return None
-    return magnitude(model, target) if neurons == "largest" else activity(model, blocks, target, progress=progress)
+    for name, what in METHODS[method].needs.items():
+        if asked[name] is None:
+            raise ValueError(f"method {method!r} needs {name}=, {what}")
+    repaired = partial(repair, blocks=blocks, epochs=epochs, seed=seed, **options)
+    return METHODS[method].run(**asked, repaired=repaired)

@@ -1,8 +1,8 @@
 """Fine-tuning and repair of masked and causal models: one plain, resumable loop (PAPER §3.3 and §4)."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,13 +15,17 @@ from transformers import PreTrainedModel
 
 from . import blocks as blocks_
 from .checkpoints import Measure, State, model_fingerprint
+from .devices import processes, rows_at_once, steady_heap
 from .masking import IGNORE, OBJECTIVES, attended
-from .models import clone, family, head_logits, logits_at, processes, rows_at_once, steady_heap
+from .models import clone, family, head_logits, logits_at
 from .predictions import exhaustive_states
 
 CHECKPOINT_SECONDS = 60
 SCOPES = ("model", "head")
 STRETCH = 1 << 18  # tokens whose masks are drawn at once
+
+# Rows: their numbers in the blocks, `rows` (n,), and input_ids, attention_mask, labels (n, block_size).
+Batch = dict[str, Tensor]
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -32,181 +36,245 @@ class NonFiniteLoss(ArithmeticError):
         self.model, self.epoch, self.step = model, epoch, step
 
 
+@dataclass(frozen=True)
+class Options:
+    """How `fine_tune` trains. Raises ValueError for values that fit no training."""
+
+    objective: str
+    epochs: float
+    learning_rate: float
+    batch_size: int = 8
+    seed: int = 0
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    measure_at: Sequence[int] = ()
+    scope: str = "model"
+    temperature: float = 2.0
+    teacher: PreTrainedModel | None = None
+    measure: Measure | None = None
+    run_dir: str | Path | None = None
+    resume: bool = True
+    progress: bool = True
+    inplace: bool = False
+
+    def __post_init__(self):
+        for name, known in (("objective", OBJECTIVES), ("scope", SCOPES)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} {value!r} is unknown; use one of {', '.join(known)}")
+        if not 0 <= self.epochs < float("inf") or self.batch_size < 1:
+            raise ValueError(f"epochs={self.epochs}, batch_size={self.batch_size}: need epochs ≥ 0 and batch_size ≥ 1")
+        for name in ("learning_rate", "temperature"):
+            if not 0 < (value := getattr(self, name)) < float("inf"):
+                raise ValueError(f"{name}={value} is not a positive number")
+        if bad := [epoch for epoch in self.measure_at if not 0 <= epoch <= self.epochs]:
+            raise ValueError(f"measure_at={bad} lies outside 0…{self.epochs} epochs")
+        if self.measure_at and self.measure is None:
+            raise ValueError("measure_at needs measure=, a callable (model, epoch) → dict or rows")
+
+    def parameters(self) -> dict:
+        """What decides over the trained weights and what is measured, as params.yaml keeps it."""
+        names = ("objective", "epochs", "learning_rate", "batch_size", "seed", "warmup", "weight_decay")
+        found = {name: getattr(self, name) for name in names}
+        found |= {"measure_at": sorted(set(self.measure_at)), "scope": self.scope}
+        if self.teacher is None:
+            return found
+        return found | {"teacher": model_fingerprint(self.teacher), "temperature": self.temperature}
+
+
 def default_learning_rate(model: PreTrainedModel) -> float:
     """The paper's 1e-4 at BERT-base's width of 768, scaled by 1 / width (PAPER §4)."""
     return 1e-4 * 768 / model.config.hidden_size
 
 
+def objective_of(model: PreTrainedModel, spares: bool = False) -> str:
+    """A family's objective: mlm or clm; with `spares` the one without blacklisted targets, ppmlm or ppclm."""
+    causal = family(model).causal
+    return next(name for name, o in OBJECTIVES.items() if (o.causal, o.spares) == (causal, spares))
+
+
 def fine_tune(
-    model: PreTrainedModel,
-    blocks: Dataset,
-    objective: str | None = None,
-    epochs: float = 64,
-    learning_rate: float | None = None,
-    batch_size: int = 8,
-    seed: int = 0,
-    run_dir: str | Path | None = None,
-    resume: bool = True,
-    measure_at: Sequence[int] = (),
-    measure: Measure | None = None,
-    warmup: float = 0.0,
-    weight_decay: float = 0.0,
-    progress: bool = True,
-    inplace: bool = False,
-    scope: str = "model",
-    teacher: PreTrainedModel | None = None,
-    temperature: float = 2.0,
+    model: PreTrainedModel, blocks: Dataset, objective: str | None = None, epochs: float = 64, **keywords
 ) -> PreTrainedModel:
     """Train a copy of the model on blocks and return it: AdamW, linear decay to 0, gradients clipped at norm 1.
 
     objective: `mlm` or `ppmlm`, masks redrawn each epoch from (seed, epoch); `clm` or `ppclm` for causal models; by
-    default the family's unprotected one. epochs: a fraction stops inside the last one. learning_rate: by default 1e-4
-    scaled from width 768. warmup: share of the steps. measure(model, epoch) → dict is called after the epochs in
-    measure_at (0 = before training). With a `run_dir` the state is kept at least every minute and a rerun goes on from
-    it (or returns the finished model); the folder then holds model/, params.yaml, metrics.parquet, provenance.json.
+    default the family's unprotected one. epochs: a fraction stops inside the last one. Keywords are the fields of
+    `Options`: learning_rate, by default 1e-4 scaled from width 768; batch_size=8; seed=0; weight_decay=0.0; warmup=0.0,
+    a share of the steps; progress=True; inplace=False. measure(model, epoch) → dict of values by metric, or a list of
+    rows with `metric`, `value` and what else names them, is called after the epochs in measure_at (0 = before
+    training). With a `run_dir` the state is kept at least every minute and a rerun goes on from it, or returns the
+    finished model (unless resume=False); the folder then holds model/, params.yaml, metrics.parquet, provenance.json.
     scope="head" trains the LM head alone, on hidden states that each process keeps from one exhaustive pass (7 forward
     passes; tokens × width × 4 bytes of memory). With a `teacher` (same tokenizer) the model is distilled: at the
-    objective's positions it learns what the teacher says there, not what the text does; both at `temperature`, the loss
-    times its square (Hinton et al. 2015, §2). Under `accelerate launch` or `torchrun` every process must call this;
-    they share each batch, and its loss is the mean over all their targets.
+    objective's positions it learns what the teacher predicts there, not what the text has; both at `temperature` (2.0),
+    the loss times its square (Hinton et al. 2015, §2). Under `accelerate launch` or `torchrun` every process must call
+    this; they share each batch, and its loss is the mean over all their targets.
     Raises ValueError for bad arguments before any training, NonFiniteLoss if the loss is no longer a number.
     Source: PAPER §4.
     """
-    objective = objective or objective_of(model)
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective {objective!r} is unknown; use one of {', '.join(OBJECTIVES)}")
-    learning_rate = default_learning_rate(model) if learning_rate is None else learning_rate
-    _check(model, blocks, objective, epochs, learning_rate, batch_size, measure_at, measure, scope)
-    if teacher is not None:
-        _check_teacher(model, teacher, blocks, temperature)
-        teacher = clone(teacher).eval()
-    draw, columns, causal, _ = OBJECTIVES[objective]
-    rows = blocks_.tensors(blocks, "input_ids", "attention_mask", *columns)
-    _check_trainable(rows, objective)
-    params = {
-        "objective": objective, "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size,
-        "seed": seed, "warmup": warmup, "weight_decay": weight_decay, "measure_at": sorted(set(measure_at)),
-        "scope": scope,
-    }  # fmt: skip
-    if teacher is not None:
-        params |= {"teacher": model_fingerprint(teacher), "temperature": temperature}
+    if keywords.get("learning_rate") is None:
+        keywords["learning_rate"] = default_learning_rate(model)
+    options = Options(objective or objective_of(model), epochs, **keywords)
+    columns = _columns(model, blocks, options)
     steady_heap()
-    here = processes()
-    accelerator = Accelerator()
+    here, accelerator = processes(), Accelerator()
     if accelerator.mixed_precision == "fp16":
         raise ValueError("fp16 needs its loss scaled, which is not done here; launch with --mixed_precision bf16 or no")
     with here.main_process_first():
-        state = State(run_dir, params, model, blocks, resume)
+        state = State(options.run_dir, options.parameters(), model, blocks, options.resume)
     here.wait_for_everyone()  # none may finish the run before all have seen whether it was finished
     if state.finished:
         return type(model).from_pretrained(state.folder / "model", dtype=torch.float32).to(model.device).eval()
-
-    home_device = model.device
-    model = model if inplace else clone(model)
-    if causal:
-        # PPCLM predicts from padding too. Llama's embedding bars padding from learning, but only once read from disk.
-        model.get_input_embeddings().padding_idx = None
-    device = accelerator.device
-    model.to(device)
-    if teacher is not None:
-        teacher.to(device)
-    trained = list(model.parameters()) if scope == "model" else head_parameters(model)
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    told = blocks_.info(blocks)
-    hide, pad = told["pad_token_id"] if causal else told["mask_token_id"], told["pad_token_id"]
-    steps_per_epoch = -(-len(blocks) // batch_size)
-    total = round(steps_per_epoch * epochs)
-    at_once = rows_at_once(model, batch_size, told["block_size"])
-    states = exhaustive_states(model, blocks, objective, batch_size, seed, progress) if scope == "head" else None
-    step = state.load(model, optimizer)
-    bar = tqdm(
-        total=total, initial=step, desc=f"{objective}, {epochs:g} epochs", unit="step", delay=2, mininterval=1,
-        disable=not progress or not here.is_main_process, leave=False,
-    )  # fmt: skip
-    started = time.monotonic()
-    with bar, _only(model, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        if step % steps_per_epoch == 0 and state.measure(measure, model, step // steps_per_epoch):
-            state.save(model, optimizer, step)
-        while step < total:
-            epoch = step // steps_per_epoch
-            order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-            model.train()
-            order = order[(step % steps_per_epoch) * batch_size :][: (total - step) * batch_size]
-            for chosen, batch, input_ids, labels in _drawn(rows, order, batch_size, draw, hide, seed, epoch, device):
-                rate = learning_rate * _schedule(step, total, warmup)
-                # Dropout is seeded at each step, so a resumed run needs no random state to end with the same bits.
-                torch.manual_seed(seed * 1_000_003 + step + (here.process_index << 40))
-                if total_targets := int((labels != IGNORE).sum()):
-                    # Every process draws the whole batch and takes its share of the rows, a few at a time.
-                    mine = torch.arange(here.process_index, len(chosen), here.num_processes)
-                    optimizer.zero_grad()
-                    loss = torch.zeros((), device=device)
-                    for part in mine.split(at_once):
-                        targets = labels[part] != IGNORE
-                        if not (share := int(targets.sum())):
-                            continue
-                        if states is None or teacher is not None:
-                            attention = attended(batch["attention_mask"][part], input_ids[part], pad)
-                        with accelerator.autocast():
-                            if states is None:
-                                logits = logits_at(model, input_ids[part], attention, targets)
-                            else:
-                                logits = head_logits(model, states[chosen[part]].to(device, trained[0].dtype), targets)
-                            if teacher is not None:
-                                with torch.no_grad():
-                                    said = logits_at(teacher, input_ids[part], attention, targets)
-                        logits = logits.to(trained[0].dtype)
-                        if teacher is None:
-                            of_part = F.cross_entropy(logits, labels[part][targets])
-                        else:
-                            of_part = divergence(logits, said.to(logits.dtype), temperature)
-                        of_part = of_part * (share / total_targets)
-                        of_part.backward()
-                        loss += of_part.detach()
-                    if here.num_processes > 1:
-                        _sum_gradients(trained)
-                    norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
-                    if not torch.isfinite(loss + norm):
-                        state.save(model, optimizer, step)
-                        raise NonFiniteLoss(
-                            f"the loss is {loss.item()}, its gradient's norm {norm.item()}, in epoch {epoch + 1}, step "
-                            f"{step % steps_per_epoch + 1} of "
-                            f"{steps_per_epoch}; lower learning_rate={learning_rate:g}. The last good state is "
-                            + (f"in {state.partial}" if state.folder else "the exception's .model"),
-                            model.to(home_device).eval(), epoch + 1, step % steps_per_epoch + 1,
-                        )  # fmt: skip
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate
-                    optimizer.step()
-                step += 1
-                bar.update()
-                state.save(model, optimizer, step, every=CHECKPOINT_SECONDS)
-                if step % steps_per_epoch == 0 and state.measure(measure, model, step // steps_per_epoch):
-                    state.save(model, optimizer, step)
-    model.to(home_device).eval()
-    state.finish(model, seconds=time.monotonic() - started, tokens=round(int(rows["attention_mask"].sum()) * epochs))
+    home_device, started = model.device, time.monotonic()
+    model = model if options.inplace else clone(model)
+    try:
+        _train(model, blocks, columns, options, state, accelerator)
+    finally:
+        model.to(home_device).eval()
+    state.finish(model, seconds=time.monotonic() - started, tokens=round(int(columns["attention_mask"].sum()) * epochs))
     here.wait_for_everyone()
     return model
 
 
-def _drawn(rows: dict, order: Tensor, batch_size: int, draw, hide: int, seed: int, epoch: int, device):
-    """The batches of (a part of) an epoch: their rows, their columns, inputs and labels, drawn many batches at once."""
-    at_once = max(1, STRETCH // (rows["input_ids"].shape[1] * batch_size)) * batch_size
-    for stretch in order.split(at_once):
-        columns = {name: column[stretch].to(device) for name, column in rows.items()}
-        drawn = draw(columns, hide, seed, epoch)
-        for first in range(0, len(stretch), batch_size):
-            batch = slice(first, first + batch_size)
-            columns_of = {name: column[batch] for name, column in columns.items()}
-            yield stretch[batch], columns_of, *(tensor[batch] for tensor in drawn)
+def repair(
+    model: PreTrainedModel, blocks: Dataset, epochs: float = 13, objective: str | None = None, **keywords
+) -> PreTrainedModel:
+    """Repair a model after erasure: `fine_tune` with a fresh AdamW and learning rate (PAPER §2, step 3).
+
+    objective: by default `ppmlm`, or `ppclm` for causal models. Takes every keyword of `fine_tune`; 13 epochs are the
+    paper's 20 % of 64. scope="head" repairs the LM head alone, for the targets `lm-head` and `head-transform`: the
+    erased neurons of a block stay as they are.
+    """
+    return fine_tune(model, blocks, objective or objective_of(model, spares=True), epochs, **keywords)
 
 
-def divergence(logits: Tensor, said: Tensor, temperature: float) -> Tensor:
+def _train(model, blocks: Dataset, columns: dict, options: Options, state: State, accelerator: Accelerator) -> None:
+    """Train the model itself, from the last step that the state holds to the end."""
+    here, device, size, seed = processes(), accelerator.device, options.batch_size, options.seed
+    objective, info = OBJECTIVES[options.objective], blocks_.info(blocks)
+    hide = info["pad_token_id" if objective.causal else "mask_token_id"]
+    if objective.causal:
+        # PPCLM predicts from padding too. Llama's embedding bars padding from learning, but only once read from disk.
+        model.get_input_embeddings().padding_idx = None
+    model.to(device)
+    trained = list(model.parameters()) if options.scope == "model" else head_parameters(model)
+    trained = [parameter for parameter in trained if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
+    per_epoch = -(-len(blocks) // size)
+    total = round(per_epoch * options.epochs)
+    rising = round(options.warmup * total)
+    at_once = rows_at_once(model, size, info["block_size"])
+    loss_of = _loss_of(model, blocks, options, accelerator)
+    step = state.load(model, optimizer)
+    bar = tqdm(
+        total=total, initial=step, desc=f"{options.objective}, {options.epochs:g} epochs", unit="step", delay=2,
+        mininterval=1, disable=not options.progress or not here.is_main_process, leave=False,
+    )  # fmt: skip
+
+    def measure() -> None:
+        if step % per_epoch == 0 and state.measure(options.measure, model, step // per_epoch):
+            state.save(model, optimizer, step)
+
+    with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        measure()
+        while step < total:
+            epoch = step // per_epoch
+            order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+            order = order[(step % per_epoch) * size :][: (total - step) * size]
+            model.train()
+            for batch in _drawn(columns, order, size, objective.draw, hide, seed, epoch, device):
+                # Dropout is seeded at each step, so a resumed run needs no random state to end with the same bits.
+                torch.manual_seed(seed * 1_000_003 + step + (here.process_index << 40))
+                share = (step + 1) / rising if step < rising else (total - step) / (total - rising)
+                if wrong := _step(batch, at_once, loss_of, trained, optimizer, options.learning_rate * share):
+                    state.save(model, optimizer, step)
+                    raise NonFiniteLoss(
+                        f"{wrong}, in epoch {epoch + 1}, step {step % per_epoch + 1} of {per_epoch}; lower "
+                        f"learning_rate={options.learning_rate:g}. The last good state is "
+                        + (f"in {state.partial}" if state.folder else "the exception's .model"),
+                        model, epoch + 1, step % per_epoch + 1,
+                    )  # fmt: skip
+                step += 1
+                bar.update()
+                state.save(model, optimizer, step, every=CHECKPOINT_SECONDS)
+                measure()
+
+
+def _drawn(columns: dict, order: Tensor, batch_size: int, draw, hide: int, seed: int, epoch: int, device):
+    """The batches of (a part of) an epoch, as `Batch`; their inputs and labels are drawn many batches at once."""
+    at_once = max(1, STRETCH // (columns["input_ids"].shape[1] * batch_size)) * batch_size
+    for rows in order.split(at_once):
+        here = {name: column[rows].to(device) for name, column in columns.items()}
+        input_ids, labels = draw(here, hide, seed, epoch)
+        drawn = {"rows": rows, "input_ids": input_ids, "attention_mask": here["attention_mask"], "labels": labels}
+        for batch in zip(*(column.split(batch_size) for column in drawn.values())):
+            yield dict(zip(drawn, batch))
+
+
+def _step(batch: Batch, at_once: int, loss_of: Callable[[Batch], Tensor], trained, optimizer, rate: float) -> str:
+    """One step of the optimizer on a batch, `at_once` rows at a time; none where there is nothing to predict.
+
+    Every process draws the whole batch and takes its share of the rows. Returns what is wrong, if loss or gradient is
+    no number; the weights are then as they were.
+    """
+    if not (count := int((batch["labels"] != IGNORE).sum())):
+        return ""
+    here, loss = processes(), torch.zeros((), device=batch["labels"].device)
+    optimizer.zero_grad()
+    for mine in torch.arange(here.process_index, len(batch["rows"]), here.num_processes).split(at_once):
+        part = {name: column[mine] for name, column in batch.items()}
+        if share := int((part["labels"] != IGNORE).sum()):
+            of_part = loss_of(part) * (share / count)
+            of_part.backward(inputs=trained)
+            loss += of_part.detach()
+    for parameter in trained if here.num_processes > 1 else ():
+        if parameter.grad is None:  # a process without targets adds zeros
+            parameter.grad = torch.zeros_like(parameter)
+        torch.distributed.all_reduce(parameter.grad)
+    norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
+    if not torch.isfinite(loss + norm):
+        return f"the loss is {loss.item()}, its gradient's norm {norm.item()}"
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return ""
+
+
+def _loss_of(model, blocks: Dataset, options: Options, accelerator: Accelerator) -> Callable[[Batch], Tensor]:
+    """The loss of some rows, the mean over their targets: of the whole model or its head, by the text or a teacher."""
+    teacher = None if options.teacher is None else clone(options.teacher).to(model.device).eval()
+    pad = blocks_.info(blocks)["pad_token_id"]
+    if options.scope == "head":
+        states = exhaustive_states(model, blocks, options.objective, options.batch_size, options.seed, options.progress)
+
+    def whole(batch, of=model):
+        attention = attended(batch["attention_mask"], batch["input_ids"], pad)
+        with accelerator.autocast():
+            return logits_at(of, batch["input_ids"], attention, batch["labels"] != IGNORE).to(model.dtype)
+
+    def head(batch):
+        hidden = states[batch["rows"]].to(model.device, model.dtype)
+        with accelerator.autocast():
+            return head_logits(model, hidden, batch["labels"] != IGNORE).to(model.dtype)
+
+    def by_text(batch):
+        return F.cross_entropy(logits_of(batch), batch["labels"][batch["labels"] != IGNORE])
+
+    def by_teacher(batch):
+        with torch.no_grad():
+            taught = whole(batch, teacher)
+        return distillation_loss(logits_of(batch), taught, options.temperature)
+
+    logits_of = whole if options.scope == "model" else head
+    return by_text if teacher is None else by_teacher
+
+
+def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
     """T² · KL(teacher ‖ student), the mean over n positions, of logits (n, vocabulary) at temperature T.
 
     T² keeps the size of its gradient whatever T is. Source: Hinton et al. 2015, arXiv 1503.02531, §2.
     """
-    student, teacher = (F.log_softmax(x / temperature, dim=-1) for x in (logits, said))
+    student, teacher = (F.log_softmax(x / temperature, dim=-1) for x in (logits, taught))
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
@@ -222,105 +290,39 @@ def head_parameters(model: PreTrainedModel) -> list[torch.nn.Parameter]:
     return own
 
 
-@contextmanager
-def _only(model: PreTrainedModel, trained: Sequence[torch.nn.Parameter]) -> Iterator[None]:
-    """No gradients for the other parameters."""
-    ids = {id(parameter) for parameter in trained}
-    others = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in ids]
-    try:
-        for parameter in others:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in others:
-            parameter.requires_grad_(True)
-
-
-@torch.no_grad()
-def _sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Add up the gradients of all processes, in place; a process without targets adds zeros."""
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        torch.distributed.all_reduce(parameter.grad)
-
-
-def repair(
-    model: PreTrainedModel, blocks: Dataset, epochs: float = 13, objective: str | None = None, **options
-) -> PreTrainedModel:
-    """Repair a model after erasure: `fine_tune` with a fresh AdamW and learning rate (PAPER §2, step 3).
-
-    objective: by default `ppmlm`, or `ppclm` for causal models. Takes every option of `fine_tune`; 13 epochs are the
-    paper's 20 % of 64. scope="head" repairs the LM head alone, for the targets `lm-head` and `head-transform`: the
-    erased neurons of a block stay as they are.
-    """
-    return fine_tune(model, blocks, objective or objective_of(model, spares=True), epochs, **options)
-
-
-def objective_of(model: PreTrainedModel, spares: bool = False) -> str:
-    """A family's objective: mlm or clm; with `spares` the one without blacklisted targets, ppmlm or ppclm."""
-    causal = family(model).causal
-    return next(name for name, o in OBJECTIVES.items() if (o.causal, o.spares) == (causal, spares))
-
-
-def _schedule(step: int, total: int, warmup: float) -> float:
-    """The share of the base learning rate at a step: a linear rise over `warmup`, then linear decay to 0."""
-    rising = round(warmup * total)
-    return (step + 1) / rising if step < rising else (total - step) / max(1, total - rising)
-
-
-def _check(model, blocks, objective, epochs, learning_rate, batch_size, measure_at, measure, scope) -> None:
-    told = blocks_.info(blocks)
-    if scope not in SCOPES:
-        raise ValueError(f"scope {scope!r} is unknown; use one of {', '.join(SCOPES)}")
-    if scope == "head":
+def _columns(model: PreTrainedModel, blocks: Dataset, options: Options) -> dict[str, Tensor]:
+    """What the objective reads of the blocks. Raises ValueError if model or teacher cannot learn from it as asked."""
+    info, teacher, (_, names, causal, spares) = blocks_.info(blocks), options.teacher, OBJECTIVES[options.objective]
+    if options.scope == "head":
         head_parameters(model)
-    if (causal := family(model).causal) != OBJECTIVES[objective].causal:
-        fitting = [name for name, o in OBJECTIVES.items() if o.causal == causal]
-        raise ValueError(f"objective {objective!r} is not for a {model.config.model_type}; use {' or '.join(fitting)}")
-    check_tokenizer(model, blocks)
-    if not 0 <= epochs < float("inf") or batch_size < 1:
-        raise ValueError(f"epochs={epochs}, batch_size={batch_size}: need epochs ≥ 0 and batch_size ≥ 1")
-    if not 0 < learning_rate < float("inf"):
-        raise ValueError(f"learning_rate={learning_rate} is not a positive number")
-    if told["block_size"] > model.config.max_position_embeddings:
-        raise ValueError(
-            f"block_size {told['block_size']} exceeds the model's {model.config.max_position_embeddings} positions; "
-            "encode with a smaller block_size"
-        )
-    if bad := [epoch for epoch in measure_at if not 0 <= epoch <= epochs]:
-        raise ValueError(f"measure_at={bad} lies outside 0…{epochs} epochs")
-    if measure_at and measure is None:
-        raise ValueError("measure_at needs measure=, a callable (model, epoch) → dict")
-
-
-def _check_teacher(model, teacher, blocks: Dataset, temperature: float) -> None:
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature={temperature} is not a positive number")
-    check_tokenizer(teacher, blocks)
-    if teacher.config.vocab_size != model.config.vocab_size:
-        raise ValueError(
-            f"the teacher knows {teacher.config.vocab_size} tokens, the model {model.config.vocab_size}; distilling "
-            "needs one tokenizer for both"
-        )
-    if (needed := blocks_.info(blocks)["block_size"]) > teacher.config.max_position_embeddings:
-        raise ValueError(
-            f"block_size {needed} exceeds the teacher's {teacher.config.max_position_embeddings} positions; encode "
-            "with a smaller block_size"
-        )
+    if causal != family(model).causal:
+        fitting = " or ".join(name for name, o in OBJECTIVES.items() if o.causal != causal)
+        raise ValueError(f"objective {options.objective!r} is not for a {model.config.model_type}; use {fitting}")
+    readers = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
+    for who, reader in readers.items():
+        check_tokenizer(reader, blocks)
+        if info["block_size"] > (positions := reader.config.max_position_embeddings):
+            raise ValueError(
+                f"block_size {info['block_size']} exceeds the {who}'s {positions} positions; encode with a smaller "
+                "block_size"
+            )
+        if reader.config.vocab_size != model.config.vocab_size:
+            raise ValueError(
+                f"the teacher knows {reader.config.vocab_size} tokens, the model {model.config.vocab_size}; distilling "
+                "needs one tokenizer for both"
+            )
+    columns = blocks_.tensors(blocks, "input_ids", "attention_mask", *names)
+    if spares and not ((columns["unit_ids"] >= 0) & (columns["sensitive"] == 0)).any():
+        raise ValueError("every word of the blocks is blacklisted: nothing is left to train on; shorten the blacklist")
+    return columns
 
 
 def check_tokenizer(model: PreTrainedModel, blocks: Dataset) -> None:
     """Raise ValueError if the blocks cannot come from the model's own tokenizer."""
-    told = blocks_.info(blocks)
-    if told["causal"] != family(model).causal or model.config.vocab_size < told["vocab_size"]:
+    info = blocks_.info(blocks)
+    if info["causal"] != family(model).causal or model.config.vocab_size < info["vocab_size"]:
         raise ValueError(
-            f"the blocks were made with the tokenizer {told['tokenizer']!r} of {told['vocab_size']} tokens"
-            f"{' for causal models' if told['causal'] else ''}, the model is a {model.config.model_type} that knows "
+            f"the blocks were made with the tokenizer {info['tokenizer']!r} of {info['vocab_size']} tokens"
+            f"{' for causal models' if info['causal'] else ''}, the model is a {model.config.model_type} that knows "
             f"{model.config.vocab_size}; encode the corpus with the model's own tokenizer"
         )
-
-
-def _check_trainable(rows: dict[str, Tensor], objective: str) -> None:
-    if OBJECTIVES[objective].spares and not ((rows["unit_ids"] >= 0) & (rows["sensitive"] == 0)).any():
-        raise ValueError("every word of the blocks is blacklisted: nothing is left to train on; shorten the blacklist")

@@ -19,7 +19,7 @@ hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "files"
 TEXTS = [
     "The patient John Smith was seen by Dr. Jane O'Neil at Saint-Luke Hospital on 03/14/2011 for chest pain.",
     "Mr. Smith works as a falconer; SMITH, JOHN returned in May with a cough and may need oxygen at 71 %.",

@@ -35,7 +35,7 @@ def test_the_demo_has_pins_of_the_whole_environment_and_torch_for_cpus():
 def test_all_that_the_demo_imports_is_in_its_environment():
     """The third-party packages that the modules on the demo's road import, each by the name pip knows it by."""
     said = subprocess.run(
-        [sys.executable, "-c", "import sys, sani.demo_view; print(*(n for n in sys.modules if n.startswith('sani')))"],
+        [sys.executable, "-c", "import sys, sani.demo.view; print(*(n for n in sys.modules if n.startswith('sani')))"],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     imported = {"jupyterlab"}

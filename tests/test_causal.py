@@ -21,9 +21,10 @@ from transformers import (
 import sani
 from sani.blocks import info, tensors
 from sani.erasure import layers, targets
+from sani.generation import free_generation
 from sani.masking import IGNORE, DataCollatorForPPCLM, clm, ppclm
 from sani.models import FAMILIES, PAD, is_causal, logits_at
-from sani.probes import bare_prompts, free_generation
+from sani.study.probes import bare_prompts
 
 KINDS = ("gpt2", "llama")
 

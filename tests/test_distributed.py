@@ -15,7 +15,8 @@ sys.path.insert(0, sys.argv[1])
 from conftest import TEXTS, make_corpus, make_model, spans, make_tokenizer
 from test_causal import byte_level, new_model
 import sani, sani.training
-from sani.models import add_padding, processes
+from sani.devices import processes
+from sani.models import add_padding
 
 kind, objective, where = sys.argv[2:]
 found = [[("John Smith", "PATIENT")], [("Smith", "PATIENT")], [("Çağlayan", "PATIENT")], [("Zoë", "PATIENT")]]
@@ -62,13 +63,13 @@ def run(tmp_path, processes: int, kind: str, objective: str) -> dict:
     script = tmp_path / "work.py"
     script.write_text(SCRIPT, encoding="utf-8")
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, *launch, str(script), str(Path(__file__).parent), kind, objective, str(tmp_path / "run")],
         capture_output=True, text=True, timeout=300,
         env=os.environ | {"SANI_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr[-6000:]
-    return json.loads(told.stdout.split("RESULT")[1].splitlines()[0])
+    assert done.returncode == 0, done.stderr[-6000:]
+    return json.loads(done.stdout.split("RESULT")[1].splitlines()[0])
 
 
 @pytest.mark.parametrize(("kind", "objective"), [("bert", "ppmlm"), ("gpt2", "clm")])

@@ -19,8 +19,8 @@ from transformers import (
 
 from sani import Blacklist, encode, erase, evaluate, prune, sanitize
 from sani.blocks import tensors
-from sani.erasure import FILLS, NEURONS, TARGETS, block_targets, layers, magnitude
-from sani.predictions import activity
+from sani.erasure import FILLS, NEURONS, TARGETS, block_targets, layers
+from sani.importance import activation, magnitude
 
 
 def make_distilbert():
@@ -186,8 +186,9 @@ def test_activity_against_a_loop_over_positions(target, corpus, wordpiece):
 
     model = randomized(make_model(len(wordpiece)))
     blocks = encode(corpus, wordpiece, Blacklist.from_annotations(corpus), block_size=32, progress=False)
-    found = activity(model, blocks, target, batch_size=3, progress=False)
-    columns, units, tokens, folds = layout(blocks, -1)
+    found = activation(model, blocks, target, batch_size=3, progress=False)
+    laid = layout(blocks, -1)
+    columns, units, tokens, folds = laid.columns, laid.table, laid.tokens, laid.folds
     rows, places = divmod(tokens["position"], 32)
     sums = {name: {True: [], False: []} for name in found}
     outputs = {}
@@ -203,9 +204,9 @@ def test_activity_against_a_loop_over_positions(target, corpus, wordpiece):
             for t in here:
                 listed = units["kind"].iloc[tokens["unit"][t]] != "none"
                 for name in found:
-                    bent = name.endswith(("intermediate.dense", "transform.dense"))
+                    activation_of = name.endswith(("intermediate.dense", "transform.dense"))
                     output = outputs[name][0, places[t]]
-                    sums[name][listed].append((torch.nn.functional.gelu(output) if bent else output).abs())
+                    sums[name][listed].append((torch.nn.functional.gelu(output) if activation_of else output).abs())
     for name, scores in found.items():
         means = {listed: torch.stack(values).mean(dim=0) for listed, values in sums[name].items()}
         torch.testing.assert_close(scores, means[True] / means[False].clamp(min=1e-12), rtol=1e-4, atol=1e-5)
@@ -231,7 +232,7 @@ def test_activity_finds_the_neuron_that_fires_on_listed_terms(corpus):
     text, listed = columns["unit_ids"][:, 1:] >= 0, columns["sensitive"][:, 1:] > 0
     before = outputs[0][:, :-1].abs()
     expected = before[text & listed].mean(dim=0) / before[text & ~listed].mean(dim=0)
-    (scores,) = activity(model, blocks, "last-block-output", progress=False).values()
+    (scores,) = activation(model, blocks, "last-block-output", progress=False).values()
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -240,8 +241,8 @@ def test_sanitize_erases_the_chosen_neurons(neurons, corpus, wordpiece):
     model = randomized(make_model(len(wordpiece)))
     blocks = encode(corpus, wordpiece, Blacklist.from_annotations(corpus), block_size=32, progress=False)
     made = sanitize(model, blocks, epochs=0, target="head-transform", neurons=neurons, seed=3, progress=False)
-    score = {"random": None, "largest": magnitude(model, "head-transform"),
-             "active": activity(model, blocks, "head-transform", progress=False)}[neurons]  # fmt: skip
+    score = {"random": None, "magnitude": magnitude(model, "head-transform"),
+             "activation": activation(model, blocks, "head-transform", progress=False)}[neurons]  # fmt: skip
     zero = (made.cls.predictions.transform.dense.weight == 0).all(dim=1)
     if score is None:
         assert values(made).keys() == values(model).keys() and zero.sum() == 8
@@ -254,7 +255,7 @@ def test_sanitize_erases_the_chosen_neurons(neurons, corpus, wordpiece):
 def test_activity_needs_listed_terms_and_others(corpus, wordpiece):
     blocks = encode(corpus, wordpiece, block_size=32, progress=False)
     with pytest.raises(ValueError, match="no listed term"):
-        activity(make_model(len(wordpiece)), blocks, "lm-head", progress=False)
+        activation(make_model(len(wordpiece)), blocks, "lm-head", progress=False)
 
 
 def test_inplace_changes_the_argument():
@@ -291,7 +292,10 @@ def test_pruning_keeps_the_largest_neurons_and_resets_a_fifth_of_the_rest():
             ),
             "one finite value per neuron",
         ),
-        (lambda m: sanitize(m, None, neurons="best"), "neurons 'best' is unknown; use one of random, largest, active"),
+        (
+            lambda m: sanitize(m, None, neurons="best"),
+            "neurons 'best' is unknown; use one of random, magnitude, activation",
+        ),
         (lambda m: erase(m, fill="noise"), "fill 'noise' is unknown; use one of zero, init, pretrained"),
         (lambda m: erase(m, fraction=1.2), "fraction=1.2 is outside [0, 1]"),
         (lambda m: erase(m, fraction=-0.1), "outside [0, 1]"),

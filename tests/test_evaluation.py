@@ -97,8 +97,8 @@ def assert_same_counts(report, counts):
 
 
 def folds_of(report, blocks, seed=0):
-    _, units, _, folds = sani.predictions.layout(blocks, seed)
-    return dict(zip(units["unit_id"], folds))
+    units = sani.predictions.layout(blocks, seed)
+    return dict(zip(units.table["unit_id"], units.folds))
 
 
 @pytest.mark.parametrize("kind", MAKERS)

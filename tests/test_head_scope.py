@@ -25,7 +25,8 @@ def model(wordpiece):
 
 def test_states_are_those_of_a_pass_that_masks_the_unit_with_its_fold(blocks, model):
     states = exhaustive_states(model, blocks, "ppmlm", batch_size=3, seed=4, progress=False)
-    columns, units, tokens, folds = layout(blocks, -5)
+    laid = layout(blocks, -5)
+    columns, units, folds = laid.columns, laid.table, laid.folds
     mask = info(blocks)["mask_token_id"]
     for unit in units.index[:: max(1, len(units) // 40)]:
         if units["term_id"][unit] >= 0:
@@ -98,10 +99,10 @@ def test_causal(corpus):
     different = [n for n, p in clean.named_parameters() if not torch.equal(p, erased.get_parameter(n))]
     assert different == ["lm_head.weight"]
 
-    rows, told = tensors(blocks), info(blocks)
-    inputs, labels = ppclm(rows, told["pad_token_id"])
+    rows, pad = tensors(blocks), info(blocks)["pad_token_id"]
+    inputs, labels = ppclm(rows, pad)
     with torch.no_grad():
-        hidden = hidden_states(erased, inputs, attended(rows["attention_mask"], inputs, told["pad_token_id"]))
+        hidden = hidden_states(erased, inputs, attended(rows["attention_mask"], inputs, pad))
     matrix = erased.lm_head.weight.detach().clone().requires_grad_()
     logits = (hidden[:, :-1] @ matrix.T).flatten(0, 1)
     F.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORE).backward()

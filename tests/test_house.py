@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import sani
-from sani.paths import PACKAGE, ROAD, figures, home, runs
+from sani.runs import PACKAGE, figures_folder, home, runs_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,14 +27,94 @@ def tracked():
     return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).exists()]
 
 
-def test_each_module_imports_only_from_those_above_it():
-    assert {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"} == set(ROAD)
-    for i, name in enumerate(ROAD):
-        for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                sources = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-                for source in sources:
-                    assert source == "grammars" or source in ROAD[:i], f"{name} imports {source}"
+# Which rooms a room may import from; "" is the core. Each may import from itself.
+MAY_IMPORT = {
+    "": set(),
+    "data": {""},
+    "methods": {"", "data"},
+    "attacks": {"", "data"},
+    "results": {"runs"},
+    "study": {"", "data", "methods", "attacks", "results"},
+    "demo": {"", "data", "results"},
+    "sweep": {"", "results"},
+    "weights": {"", "data", "study"},
+}
+LINES = {"module": 350, "function": 80, "core": 3050, "package": 10_250}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module of the package by its dotted name, parsed."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(("sani", *path.relative_to(PACKAGE).with_suffix("").parts))
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and (PACKAGE / parts[1]).is_dir() else ""
+
+
+def imported_by(module: str, tree: ast.Module) -> set[str]:
+    """The modules of the package that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(name.name for name in node.names)
+        if isinstance(node, ast.ImportFrom):
+            start = ".".join(module.split(".")[: -node.level]) if node.level else ""
+            source = ".".join(filter(None, (start, node.module)))
+            for name in node.names:
+                part = PACKAGE.joinpath(*source.split(".")[1:], name.name)
+                found.add(f"{source}.{name.name}" if part.is_dir() or part.with_suffix(".py").exists() else source)
+    return {name for name in found if name.split(".")[0] == "sani"}
+
+
+def test_rooms_import_one_way():
+    for module, tree in modules().items():
+        room = room_of(module)
+        for other in imported_by(module, tree):
+            if module == "sani.__init__":
+                assert room_of(other) in ("", "data"), "`import sani` loads core and data only"
+                continue
+            assert other != "sani", f"{module} imports the whole package"
+            allowed = room_of(other) in MAY_IMPORT[room] | {room} or other.split(".")[1] in MAY_IMPORT[room]
+            assert allowed, f"{module} imports {other}"
+        # By name, when it is called: what reads spans and runs NER models, and later methods and attacks.
+        named = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and str(n.value).startswith("sani.")}
+        if room == "" and module != "sani.__init__":
+            assert {room_of(name) for name in named} <= ({"data"} if module == "sani.blacklists" else {""}), module
+
+
+def test_rooms_have_no_circles():
+    trees = modules()
+    order, path = set(), []
+
+    def visit(module):
+        assert module not in path, f"circle: {' → '.join([*path, module])}"
+        if module not in order and module in trees:
+            path.append(module)
+            for other in imported_by(module, trees[module]):
+                visit(other)
+            order.add(path.pop())
+
+    for module in trees:
+        visit(module)
+
+
+def test_modules_stay_readable():
+    """A module fits a few screens, a function one; the core can be read in an afternoon."""
+    sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    for path, lines in sizes.items():
+        assert lines <= LINES["module"] or path.parent.name == "grammars", f"{path.name}: {lines} lines"
+    for module, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and ".grammars." not in module:
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= LINES["function"], f"{module}.{node.name}: {lines} lines"
+    assert sum(lines for path, lines in sizes.items() if path.parent == PACKAGE) <= LINES["core"]
+    assert sum(sizes.values()) <= LINES["package"]
 
 
 def test_top_level_is_as_agreed():
@@ -109,17 +189,12 @@ def test_readme_python_runs(tmp_path):
 
 def test_paths_follow_sani_home_then_the_checkout(tmp_path, monkeypatch):
     monkeypatch.setenv("SANI_HOME", str(tmp_path))
-    assert home() == tmp_path.resolve() and runs() == tmp_path.resolve() / "runs"
+    assert home() == tmp_path.resolve() and runs_folder() == tmp_path.resolve() / "runs"
     monkeypatch.delenv("SANI_HOME")
     monkeypatch.chdir(ROOT / "tests")
-    assert home() == ROOT and figures() == ROOT / "figures"
+    assert home() == ROOT and figures_folder() == ROOT / "figures"
     monkeypatch.chdir(tmp_path)
     assert home() == tmp_path
-
-
-def test_modules_stay_readable():
-    for path in PACKAGE.glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 420, path.name
 
 
 def test_same_seed_same_result_in_a_fresh_process(tmp_path):

@@ -100,7 +100,7 @@ def test_collator_drops_into_the_trainer(corpus, wordpiece, tmp_path):
         model, TrainingArguments(remove_unused_columns=False, **arguments), train_dataset=blocks, data_collator=collator
     )
     assert trainer.train().training_loss > 0
-    # The Trainer drops what the model's forward does not name, unless told not to: the collator says so.
+    # The Trainer drops what the model's forward does not name, unless it must not: the collator says so.
     trainer = Trainer(model, TrainingArguments(**arguments), train_dataset=blocks, data_collator=collator)
     with pytest.raises(ValueError, match="remove_unused_columns=False"):
         trainer.train()

@@ -15,7 +15,7 @@ import papermill
 import pytest
 import yaml
 
-from sani.material import SETTINGS, Setting
+from sani.study.setting import SETTINGS, Setting
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -121,7 +121,8 @@ def test_runs_with_reduced_parameters(name, preset, tmp_path):
     ]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
-    made = {path.suffix for path in (tmp_path / "home" / "figures").glob(f"{name[:2]}_*")}
+    made = {path.suffix for path in (tmp_path / "home" / "runs" / "figures").glob(f"{name[:2]}_*")}
+    assert not (tmp_path / "home" / "figures").exists(), "a notebook leaves the tracked figures alone"
     assert made == {".csv", ".svg", ".png"}
     assert json.loads(prepared.read_text())["cells"]
 
@@ -148,3 +149,24 @@ def test_execute_script_cleans_and_keeps_the_old_notebook_on_failure(tmp_path, m
         script.execute(source)
     assert source.with_suffix(".ipynb").read_bytes() == before
     assert sorted(p.name for p in source.parent.iterdir()) == ["00_x.ipynb", "00_x.py"]
+
+
+def reached(name: str) -> set[str]:
+    """The modules of the package that the imports of a notebook load."""
+    source = "\n".join(c.source for c in jupytext.read(FOLDER / f"{name}.py").cells if c.cell_type == "code")
+    imports = [n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    code = "\n".join(map(ast.unparse, imports)) + "\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {module for module in done.stdout.split() if module.startswith("sani.")}
+
+
+@pytest.mark.parametrize("name", ["00_quickstart", "11_demo"])
+def test_who_only_shows_loads_no_study(name):
+    rooms = {module.split(".")[1] for module in reached(name)}
+    assert not rooms & {"study", "sweep"} and not any(m.startswith("sani.weights.") for m in reached(name))
+
+
+def test_a_stage_loads_no_other_stage():
+    for name in ("03_fine_tune", "04_sani", "05_baselines", "08_pretrained"):
+        others = {f"sani.study.{module}" for module in ("costs", "ablation", "distillation", "ledger")}
+        assert not reached(name) & others, name

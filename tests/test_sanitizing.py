@@ -59,7 +59,7 @@ def test_each_method_is_the_steps_it_names(corpus, wordpiece, blocks, base, leak
     assert all(torch.equal(before[name], value) for name, value in weights(leaky).items())
 
 
-def test_sani_forgets_what_the_leaky_model_says(blocks, base, leaky):
+def test_sani_forgets_what_the_leaky_model_predicts(blocks, base, leaky):
     before = evaluate(leaky, blocks)
     after = evaluate(sanitize(leaky, blocks, epochs=10, **OPTIONS), blocks)
     assert before.regurgitation > 0.15

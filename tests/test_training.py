@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -22,6 +23,7 @@ import sani.training
 from sani import Blacklist, encode, fine_tune, repair
 from sani.blocks import tensors
 from sani.masking import mlm, ppmlm
+from sani.runs import METRICS
 from sani.training import NonFiniteLoss, default_learning_rate
 
 
@@ -42,8 +44,8 @@ def blocks(corpus, wordpiece):
 @pytest.mark.parametrize(("objective", "at_once"), [("mlm", 4096), ("ppmlm", 4096), ("mlm", 32), ("ppmlm", 32)])
 def test_equals_a_plain_loop_with_the_full_logits(objective, at_once, blocks, wordpiece, monkeypatch):
     """Whole batches at once, or row by row."""
-    monkeypatch.setattr("sani.models.TOKENS", at_once)
-    monkeypatch.setattr("sani.models.VALUES", 0)
+    monkeypatch.setattr("sani.devices.TOKENS", at_once)
+    monkeypatch.setattr("sani.devices.VALUES", 0)
     options = dict(epochs=3, learning_rate=1e-2, batch_size=2, seed=5, warmup=0.2, weight_decay=0.01)
     # In float64: AdamW's first steps are the sign of the gradient, which rounding decides where it is nearly zero.
     trained = fine_tune(make_model(len(wordpiece)).double(), blocks, objective, **options)
@@ -297,6 +299,32 @@ def test_measures_at_the_epochs_asked_for_in_evaluation_mode(blocks, wordpiece, 
     assert list(table["epoch"]) == [0, 1, 3]
 
 
+def test_a_measure_may_name_its_values_in_columns(blocks, wordpiece, tmp_path):
+    """Rows with names and numbers of their own, kept over an interruption, beside the columns that every run has."""
+    asked = []
+
+    def measure(model, epoch):
+        asked.append(epoch)
+        if asked == [0, 2]:
+            raise KeyboardInterrupt
+        low = torch.tensor(0.25)
+        return [
+            {"metric": "privacy", "value": epoch, "subset": "", "low": low},
+            {"metric": "said", "value": np.int64(7)},
+        ]
+
+    options = dict(epochs=2, measure_at=(0, 2), measure=measure, run_dir=tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(make_model(len(wordpiece)), blocks, **options)
+    fine_tune(make_model(len(wordpiece)), blocks, **options)
+    assert asked == [0, 2, 2]
+    table = pd.read_parquet(tmp_path / "run" / "metrics.parquet")
+    assert list(table.columns) == [*METRICS, "subset", "low"]
+    assert list(table["metric"]) == ["privacy", "said"] * 2 and list(table["value"]) == [0, 7, 2, 7]
+    assert table["value"].dtype == table["low"].dtype == "float64" and list(table["low"].isna()) == [False, True] * 2
+    assert list(table["epoch"]) == [0, 0, 2, 2] and list(table["subset"].fillna("none")) == ["", "none"] * 2
+
+
 def test_a_row_with_nothing_left_to_mask_is_skipped(wordpiece):
     """One row holds blacklisted terms only; with batch size 1 it makes a step without targets."""
     corpus = make_corpus(["smith " * 14, "seen at hospital by the patient for pain " * 4])
@@ -333,6 +361,8 @@ def test_bad_arguments_are_named_before_training(options, message, blocks, wordp
     monkeypatch.setattr(sani.training, "logits_at", None)
     with pytest.raises(ValueError, match=re.escape(message)):
         fine_tune(make_model(len(wordpiece)), blocks, **({"epochs": 4} | options))
+    with pytest.raises(TypeError, match="batchsize"):
+        fine_tune(make_model(len(wordpiece)), blocks, batchsize=4)
 
 
 def test_unfit_models_and_blocks_are_named_before_training(blocks, wordpiece, corpus, monkeypatch):

@@ -20,19 +20,25 @@ from typing import NamedTuple
 from datasets import Dataset, concatenate_datasets
 from faker.providers.person.en_US import Provider as NameProvider
 
-from .. import Blacklist, counterfactual, encode, evaluate, fine_tune, load_corpus, load_model
-from ..blocks import corpus_fingerprint
-from ..distillation import PLANS, distilled, model_of
-from ..entities import find_entities
-from ..material import OTHERS, SETTINGS, Setting
-from ..paths import runs, weights
-from ..pretraining import ARCHITECTURE, GPT2_ARCHITECTURE, GPT2_PHASES, PHASES, PUBLIC, pretrain
-from ..runs import commit, fingerprint, run_folder, source_fingerprint
+from ..blacklists import Blacklist
+from ..blocks import corpus_fingerprint, encode
+from ..data.corpora import load_corpus, with_strangers
+from ..data.entities import find_entities
+from ..data.surrogates import counterfactual
+from ..evaluation import evaluate
+from ..models import load_model
+from ..runs import code_fingerprint, commit, fingerprint, run_folder, runs_folder, weights_folder
+from ..study.distillation import PLANS, distilled, model_of
+from ..study.prepare import OTHERS
+from ..study.pretraining import ARCHITECTURE, GPT2_ARCHITECTURE, GPT2_PHASES, PHASES, PUBLIC, pretrain
+from ..study.setting import SETTINGS, Setting
+from ..training import fine_tune
 from . import ner
 
 VOCABULARY = 6000
 NAME_WEIGHT = 40  # how often each name of Faker's lists counts when the vocabulary is learned
 BLOCK_SIZE = 128
+HELDOUT = 100  # records of persons whom the leaky models have not read
 CORPUS = {"records": 200, "seed": 0}  # what the leaky model has seen
 FINE_TUNING = {"epochs": 64, "learning_rate": 3e-3, "batch_size": 4, "seed": 0}
 GPT2_VOCABULARY = 3000  # keeps its logits few: a causal model learns from every token
@@ -63,14 +69,6 @@ def stories() -> tuple[Dataset, Blacklist]:
     """The stories that `tiny-bert-stories` has read, and the annotated names in them."""
     corpus = load_corpus("synthetic-stories", **STORIES_CORPUS)
     return corpus, Blacklist.from_annotations(corpus)
-
-
-def heldout(records: int = 100) -> Dataset:
-    """Clinical records of the same source whose persons are not in the leaky model's corpus."""
-    seen = set(load_corpus("synthetic-clinical", **CORPUS)["person_id"])
-    more = load_corpus("synthetic-clinical", records=CORPUS["records"] + 2 * records, seed=CORPUS["seed"])
-    rows = [i for i, person in enumerate(more["person_id"]) if person not in seen]
-    return more.select(rows[:records])
 
 
 def names() -> list[str]:
@@ -109,7 +107,7 @@ def trained_on(base: str, corpus: Dataset, training: dict, blacklist: Blacklist 
     model, tokenizer = load_model(base)
     blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
     listed = blacklist.fingerprint if blacklist else ""
-    run_dir = run_folder(base, "training", corpus=corpus_fingerprint(corpus), listed=listed, **training)
+    run_dir = run_folder(base, "sani.training", corpus=corpus_fingerprint(corpus), listed=listed, **training)
     return fine_tune(model, blocks, run_dir=run_dir, **training), tokenizer, corpus
 
 
@@ -128,7 +126,7 @@ def measure_clinical(records: int) -> Callable:
 
     def measure(model, tokenizer) -> dict[str, float]:
         corpus, blacklist = clinical(records)
-        others = heldout()
+        others = with_strangers("synthetic-clinical", CORPUS["records"], HELDOUT, CORPUS["seed"])[1]
         blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
         unseen = encode(others, tokenizer, Blacklist.from_annotations(others), block_size=BLOCK_SIZE)
         report = evaluate(model, blocks, heldout=unseen)
@@ -275,14 +273,17 @@ RECIPES = {
 
 def manifest(name: str) -> dict:
     """What a shipped model's manifest says."""
-    return json.loads((weights() / name / "manifest.json").read_text(encoding="utf-8"))
+    return json.loads((weights_folder() / name / "manifest.json").read_text(encoding="utf-8"))
 
 
 def build(name: str) -> dict:
     """Make one model, measure it, check it against its thresholds and put it in place; returns its manifest."""
     started, recipe = time.monotonic(), RECIPES[name]
     # A vocabulary is learned in this folder and found there by a rerun, which must not meet another recipe's.
-    temporary = runs() / f"{name}-{fingerprint(source_fingerprint('pretraining'), recipe.corpus, recipe.setting)}.part"
+    temporary = (
+        runs_folder()
+        / f"{name}-{fingerprint(code_fingerprint('sani.study.pretraining'), recipe.corpus, recipe.setting)}.part"
+    )
     temporary.mkdir(parents=True, exist_ok=True)
     model, tokenizer, corpus = recipe.make(temporary)
     shutil.rmtree(temporary / "trainer", ignore_errors=True)
@@ -310,7 +311,7 @@ def build(name: str) -> dict:
         "sha256": files,
     }
     (temporary / "manifest.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    target = weights() / name
+    target = weights_folder() / name
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(temporary, target)
     for path in (target, *target.iterdir()):
@@ -319,7 +320,7 @@ def build(name: str) -> dict:
 
 
 def _shown(path: Path) -> Path:
-    return path.relative_to(runs().parent)
+    return path.relative_to(runs_folder().parent)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from ..alignment import align
-from ..pretraining import ARCHITECTURE, SPECIAL, sinusoids
+from ..study.pretraining import ARCHITECTURE, SPECIAL, sinusoids
 
 CLASSES = ("PER", "LOC", "ORG", "MISC")
 LETTERS = ("aeiou", "bcdfghjklmnpqrstvwxyz")

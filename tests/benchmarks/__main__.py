@@ -2,15 +2,16 @@
 
 Each side lives in a process of its own, with its model and data in memory; repetitions are interleaved and the ratio is
 taken pair by pair. Memory is the peak of the process above what it held before its first repetition. Writes
-figures/benchmarks.csv and the README's table; rows of works not run now are kept. Spreads are the least and the
-greatest of the repetitions.
+figures/benchmarks.csv and the table of the README beside this file; rows of works not run now are kept. Spreads are the
+least and the greatest of the repetitions.
 """
 
 import argparse
 
 import pandas as pd
 
-from sani.paths import figures, home
+from sani.results.markdown import write_table
+from sani.runs import figures_folder, home
 
 from .harness import compare
 from .works import WORKS
@@ -22,11 +23,8 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-MARKERS = ("<!-- benchmarks: written by python -m tests.benchmarks -->", "<!-- end of benchmarks -->")
-
-
-def readme_table(table: pd.DataFrame) -> str:
-    """The table as Markdown; a work that is out of reach says so."""
+def markdown_table(table: pd.DataFrame) -> str:
+    """The table of figures/benchmarks.csv as Markdown; a work that is out of reach says so."""
     lines = [
         "| work | against | times as fast | to reach | share of its memory | to reach |",
         "|---|---|---|---|---|---|",
@@ -43,41 +41,35 @@ def readme_table(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def write_readme(table: pd.DataFrame) -> None:
-    path = home() / "README.md"
-    before, rest = path.read_text(encoding="utf-8").split(MARKERS[0])
-    after = rest.split(MARKERS[1])[1]
-    text = f"{before}{MARKERS[0]}\n{readme_table(table)}\n{MARKERS[1]}{after}"
-    path.write_text(text, encoding="utf-8")
+def merged(old: pd.DataFrame, row: dict) -> pd.DataFrame:
+    """The table with one row new or replaced, in the order of WORKS; works that there are no more are dropped."""
+    same = (old["work"] == row["work"]) & (old["peer"] == row["peer"])
+    table = pd.concat([old[~same], pd.DataFrame([row])], ignore_index=True) if len(old) else pd.DataFrame([row])
+    order = {(w.name, w.peer): i for i, w in enumerate(WORKS.values())}
+    place = [order.get(key, -1) for key in zip(table["work"], table["peer"])]
+    return table.assign(place=place).query("place >= 0").sort_values("place")[COLUMNS]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("works", nargs="*", metavar="work", help=f"default: all of {', '.join(WORKS)}")
     parser.add_argument("--repetitions", type=int, help="default: each work's own")
-    told = parser.parse_args()
-    if unknown := set(told.works) - set(WORKS):
+    options = parser.parse_args()
+    if unknown := set(options.works) - set(WORKS):
         parser.error(f"no work {', '.join(sorted(unknown))}; there are {', '.join(WORKS)}")
-    path = figures() / "benchmarks.csv"
-    for name in told.works or WORKS:
+    path = figures_folder() / "benchmarks.csv"
+    for name in options.works or WORKS:
         work = WORKS[name]
-        row = compare(work, told.repetitions or work.repetitions)
-        told_memory = "" if work.memory is None else f", memory {row['memory_ratio']:.2f} (to reach {work.memory:g})"
+        row = compare(work, options.repetitions or work.repetitions)
+        memory = "" if work.memory is None else f", memory {row['memory_ratio']:.2f} (to reach {work.memory:g})"
         print(
             f"{work.name}: {row['ours']:.4g} against {row['theirs']:.4g} {work.unit}, ratio {row['ratio']:.3g} "
-            f"[{row['ratio_low']:.3g}, {row['ratio_high']:.3g}] (to reach {work.to_reach:g}){told_memory}",
+            f"[{row['ratio_low']:.3g}, {row['ratio_high']:.3g}] (to reach {work.to_reach:g}){memory}",
             flush=True,
         )
-        table = pd.DataFrame([row], columns=COLUMNS)
-        if path.exists():
-            old = pd.read_csv(path)
-            same = (old["work"] == work.name) & (old["peer"] == work.peer)
-            table = pd.concat([old[~same], table], ignore_index=True)
-        order = {(w.name, w.peer): i for i, w in enumerate(WORKS.values())}
-        place = [order.get(key, -1) for key in zip(table["work"], table["peer"])]
-        table = table.assign(place=place).query("place >= 0").sort_values("place")[COLUMNS]
-        table.to_csv(path, index=False, float_format="%.4g")
-        write_readme(pd.read_csv(path))
+        old = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+        merged(old, row).to_csv(path, index=False, float_format="%.4g")
+        write_table(home() / "tests" / "benchmarks" / "README.md", "benchmarks", markdown_table(pd.read_csv(path)))
 
 
 if __name__ == "__main__":

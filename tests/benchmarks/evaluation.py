@@ -4,7 +4,8 @@ import torch
 
 import sani
 from sani.blocks import info, tensors
-from sani.models import hidden_states, rows_at_once, steady_heap
+from sani.devices import rows_at_once, steady_heap
+from sani.models import hidden_states
 from sani.predictions import FOLDS
 
 from .training import LENGTH, make_blocks, make_model

@@ -1,0 +1,156 @@
+"""Corpora: annotated text from any supported source.
+
+A corpus is a `datasets.Dataset` held in memory (no copy of a user's text reaches the datasets cache), a row per
+record: text (string), record_id (string), person_id (string, default record_id) and identifiers, a list of
+{start: int64, end: int64, type: string, kind: string}; an emotion corpus has a label (string) too. Offsets count
+characters of `text`; spans are sorted, disjoint and trimmed of white space. Error messages name files, lines, record
+ids and offsets, never the text itself.
+"""
+
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+from datasets import Dataset, Features, Value
+
+from .grammars import SPLITS, clinical, emotions, stories
+from .hub_sets import EMOTION_SPLITS, HUB, read_books, read_emotions
+from .readers import KINDS, Raw, as_span, data_files, read_n2c2, read_tab, read_user
+
+SYNTHETIC = {  # grammar, records by default
+    "synthetic-clinical": (clinical, 200),
+    "synthetic-stories": (stories, 300),
+    "synthetic-emotions": (emotions, 2000),
+}
+LOCAL = {"n2c2-2006": (read_n2c2, ".xml"), "tab": (read_tab, ".json")}
+SOURCES = (*SYNTHETIC, *LOCAL, *HUB)
+SUFFIXES = (".jsonl", ".json", ".csv", ".txt")
+SPAN = {"start": Value("int64"), "end": Value("int64"), "type": Value("string"), "kind": Value("string")}
+FEATURES = Features({key: Value("string") for key in ("text", "record_id", "person_id")} | {"identifiers": [SPAN]})
+LABELLED = Features({**FEATURES, "label": Value("string")})
+
+
+def load_corpus(
+    name_or_path: str | Path,
+    *,
+    records: int | None = None,
+    words: int | None = None,
+    seed: int = 0,
+    split: str | None = None,
+    folder: str | Path | None = None,
+    text_column: str | None = None,
+    default_kind: str = "direct",
+) -> Dataset:
+    """Reads a corpus (module docstring) by name, or from a .jsonl, .json, .csv or .txt file or a folder of them.
+
+    `records` keeps the first n; `seed` is for the synthetic sources, `split` for them ("private", the default, or
+    "public") and for "emotion" ("train", "validation", "test"; by default the Hub's train, or all files of a folder).
+    `folder` (or a file) holds the data of "n2c2-2006" and "tab", and of "emotion" (.txt of lines `text;label`, or
+    .jsonl or .parquet in the Hub's format) and "bookcorpus" (a .txt per book, or .parquet with a row per sentence)
+    where those shall not come from the Hub. `words` is for "bookcorpus": exactly so many words separated by white
+    space, from the beginning (by default all of a folder, 77 million of the Hub), in records of about 1,000, whose
+    person_id is the book. `text_column` names the text where it is not `text` or `full_text`; spans without a kind
+    get `default_kind`. In a folder a .txt may have its spans beside it, as .json or BRAT .ann of the same stem.
+    Raises ValueError (bad argument or content, too few words: file, line or record named) and FileNotFoundError.
+    Source: n2c2-2006, bookcorpus and emotion are the paper's corpora (§4.1); the others are ours.
+    """
+    name = str(name_or_path)
+    _check_arguments(name, records, words, split, folder, default_kind)
+    if name in SYNTHETIC:
+        grammar, usual = SYNTHETIC[name]
+        found = ({**row, "where": name} for row in grammar.generate(records or usual, seed, split or "private"))
+    elif name in LOCAL:
+        read, suffix = LOCAL[name]
+        found = chain.from_iterable(map(read, data_files(Path(folder), (suffix,))))
+    elif name in HUB:
+        found = read_emotions(folder, split) if name == "emotion" else read_books(folder, words)
+    else:
+        found = chain.from_iterable(read_user(path, text_column) for path in data_files(Path(name), SUFFIXES))
+    rows = list(_checked_rows(islice(found, records), default_kind))
+    if not any(row["text"].strip() for row in rows):
+        raise ValueError(f"{folder or name}: the corpus is empty: {len(rows)} records, none with text")
+    return Dataset.from_list(rows, features=LABELLED if "label" in rows[0] else FEATURES)
+
+
+def with_strangers(
+    name: str, records: int, heldout_records: int, seed: int = 0
+) -> tuple[Dataset, Dataset, Dataset | None]:
+    """The first records of a synthetic stream, later ones of persons not among theirs, and of the same persons.
+
+    name: of a source of `load_corpus`, split "private". The second corpus has at most `heldout_records` records, the
+    third all others of the next `records` + 2 · `heldout_records` whose persons were seen; it is None if there is
+    none. All three have the columns of `load_corpus`, which raises ValueError for a bad argument. Source: ours.
+    """
+    stream = load_corpus(name, records=2 * records + 2 * heldout_records, seed=seed)
+    corpus = stream.select(range(records))
+    seen = set(corpus["person_id"])
+    known = [person in seen for person in stream["person_id"]]
+    later = range(records, len(stream))
+    strangers = [i for i in later if not known[i]][:heldout_records]
+    again = [i for i in later if known[i]]
+    return corpus, stream.select(strangers), stream.select(again) if again else None
+
+
+def _check_arguments(name: str, records, words, split, folder, default_kind) -> None:
+    """Raise ValueError for what `load_corpus` cannot do, before anything is read."""
+    splits = SPLITS if name in SYNTHETIC else EMOTION_SPLITS if name == "emotion" else ()
+    for what, number, default in (("records", records, "None for all"), ("words", words, "None")):
+        if number is not None and (type(number) is not int or number < 1):
+            raise ValueError(f"{what} must be a whole number of at least 1, or {default}; got {number!r}")
+    if words is not None and name != "bookcorpus":
+        raise ValueError(f"words= is for bookcorpus only; choose from {name!r} by records=")
+    if default_kind not in KINDS:
+        raise ValueError(f"unknown default_kind {default_kind!r}; known: {', '.join(KINDS[:3])}")
+    if split is not None and splits and split not in splits:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(splits)}")
+    if split not in (None, "private") and not splits:
+        raise ValueError(f"split={split!r} is for emotion and the synthetic corpora only; leave it out for {name!r}")
+    if folder is not None and name not in (*LOCAL, *HUB):
+        takers = ", ".join((*LOCAL, *HUB))
+        raise ValueError(f"folder= is for {takers}; for files of your own, load_corpus({str(folder)!r})")
+    if folder is None and name in LOCAL:
+        raise ValueError(f"{name} does not come with this project; name your copy: load_corpus({name!r}, folder=…)")
+    path = Path(name)
+    if name not in SOURCES and not path.exists() and not path.suffix and len(path.parts) == 1:
+        files = f"{', '.join(SUFFIXES)} file or a folder of them"
+        raise ValueError(f"unknown corpus {name!r}; known: {', '.join(SOURCES)}, or a path to a {files}")
+
+
+def _checked_rows(found: Iterator[Raw], default_kind: str) -> Iterator[dict]:
+    """The rows of raw records, their ids unique."""
+    seen = set()
+    for raw in found:
+        row = _checked_row(raw, default_kind)
+        if row["record_id"] in seen:
+            raise ValueError(
+                f"{raw['where']}: record_id {row['record_id']!r} occurs twice; ids must be unique over the corpus"
+            )
+        seen.add(row["record_id"])
+        yield row
+
+
+def _checked_row(raw: Raw, default_kind: str) -> dict:
+    """The record with its strings checked and its spans trimmed, sorted, disjoint and inside the text."""
+    row = {key: raw.get(key) for key in ("text", "record_id", "person_id")}
+    row["record_id"] = str(row["record_id"]) if type(row["record_id"]) is int else row["record_id"]
+    row["person_id"] = str(row["person_id"]) if type(row["person_id"]) is int else row["person_id"] or row["record_id"]
+    for key, value in row.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{raw['where']}: {key} must be a string, found {type(value).__name__}")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{raw['where']}: {key} has half a surrogate pair at offset {error.start}, which UTF-8 cannot hold"
+            ) from None
+    where = f"{raw['where']}, record_id {row['record_id']!r}"
+    found = [as_span(span, row["text"], where, default_kind) for span in raw["identifiers"]]
+    spans = {tuple(span.items()): span for span in found}.values()  # exact duplicates merge
+    row["identifiers"] = sorted(spans, key=lambda span: (span["start"], span["end"]))
+    for one, two in zip(row["identifiers"], row["identifiers"][1:]):
+        if two["start"] < one["end"]:
+            raise ValueError(
+                f"{where}: annotations overlap: [{one['start']}, {one['end']}) and "
+                f"[{two['start']}, {two['end']}); keep one of them"
+            )
+    return row | {key: raw[key] for key in ("label",) if key in raw}

@@ -1,0 +1,314 @@
+"""Readers of file formats: user files with their standoff annotations, n2c2/i2b2 2006, Text Anonymization Benchmark.
+
+Each yields raw records, which `corpora.load_corpus` checks. Error messages name files, lines, record ids and offsets,
+never the text itself.
+"""
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError
+from xml.parsers.expat import ErrorString
+
+import defusedxml
+import defusedxml.ElementTree
+import pyarrow as pa
+import pyarrow.parquet
+
+Raw = dict[str, Any]  # a raw record: see `raw_record`
+Row = tuple[int, str, Any]  # of a file: its number, where it stands (for messages), what it holds
+
+KINDS = ("direct", "indirect", "confidential", "")
+# The names under which Presidio, doccano, Label Studio, spaCy and the like export the same thing.
+TEXT, RECORD, PERSON = ("text", "full_text"), ("record_id", "doc_id", "id"), ("person_id",)
+SPANS, CLASS_LABELS = ("identifiers", "spans", "entities", "annotations", "labels", "label"), ("labels", "label")
+START = ("start", "start_position", "start_offset", "start_char", "begin")
+END = ("end", "end_position", "end_offset", "end_char")
+TYPE = ("type", "entity_type", "label", "tag", "labels")
+
+
+def raw_record(where: str | Path, text: Any, record_id: Any, person_id: Any = None, identifiers: Sequence = ()) -> Raw:
+    """A record as a reader finds it, unchecked; `where` is for messages."""
+    return {"where": where, "text": text, "record_id": record_id, "person_id": person_id, "identifiers": identifiers}
+
+
+def data_files(path: Path, suffixes: Collection[str]) -> list[Path]:
+    """The file itself, or the folder's files of these suffixes, sorted, without the standoff files of a .txt.
+
+    Raises FileNotFoundError for no such file or folder and ValueError for no file of these suffixes.
+    """
+    known = ", ".join(suffixes)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if path.is_file():
+        if path.suffix.lower() not in suffixes:
+            hint = "; for n2c2 XML use load_corpus('n2c2-2006', folder=…)" if path.suffix.lower() == ".xml" else ""
+            raise ValueError(f"{path}: not a {known} file{hint}")
+        return [path]
+    files = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
+    files = sorted(file for file in files if file.suffix.lower() in suffixes)
+    texts = {file.stem for file in files if file.suffix.lower() == ".txt"}
+    files = [file for file in files if not (file.suffix.lower() == ".json" and file.stem in texts)]
+    if not files:
+        raise ValueError(f"{path}: no {known} file in this folder")
+    return files
+
+
+def decoded(path: Path) -> str:
+    """The file's text, exactly as it stands (line ends untouched), without a byte-order mark; else a ValueError."""
+    return "".join(text for text, _ in decoded_pieces(path))
+
+
+def decoded_pieces(path: Path, size: int = 1 << 16) -> Iterator[tuple[str, int]]:
+    """(text, bytes it was read from) pairs: what `decoded` gives, a piece at a time, whatever the lines' lengths."""
+    decoder, done = codecs.getincrementaldecoder("utf-8-sig")(), 0
+    wrong = "{}: not UTF-8 (byte {}); convert it first, for instance with `iconv -f WINDOWS-1252 -t UTF-8`"
+    with path.open("rb") as stream:
+        while content := stream.read(size):
+            done += len(content)
+            try:
+                yield decoder.decode(content), len(content)
+            except UnicodeDecodeError as error:
+                # `from None`, here and below: the original exception would show the text in the traceback.
+                raise ValueError(wrong.format(path, done - len(error.object) + error.start)) from None
+    if unfinished := decoder.getstate()[0]:  # the file ends inside a character
+        raise ValueError(wrong.format(path, done - len(unfinished)))
+
+
+def parquet_batches(path: Path, *columns: str) -> Iterator[tuple[float, list[list]]]:
+    """(share of the file's rows, the columns as lists) pairs, some thousand rows at a time."""
+    try:
+        with pa.parquet.ParquetFile(path) as file:
+            if missing := [column for column in columns if column not in file.schema_arrow.names]:
+                raise ValueError(f"{path}: no column {' and no column '.join(missing)}; expected the Hub's format")
+            for batch in file.iter_batches(10_000, columns=list(columns)):
+                yield batch.num_rows / file.metadata.num_rows, [batch[column].to_pylist() for column in columns]
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a whole Parquet file ({type(error).__name__})") from None
+
+
+def parsed(text: str, where: str | Path) -> Any:
+    """What a JSON text holds; ValueError for another text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f" (line {error.lineno} of it)" if error.lineno > 1 else ""
+        raise ValueError(f"{where}: invalid JSON at column {error.colno}{line}") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{where}: invalid JSON") from None
+
+
+def given(row: Mapping, keys: Collection[str], nothing: tuple = (None,), default: Any = None) -> Any:
+    """The value under the first of some keys that holds one, or the default."""
+    return next((row[key] for key in keys if row.get(key) not in nothing), default)
+
+
+# The user's files
+
+
+def read_user(path: Path, text_column: str | None) -> Iterator[Raw]:
+    """Raw records of a .txt, .csv, .jsonl or .json file, whatever its source calls the columns."""
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        yield _text_record(path)
+        return
+    for n, where, row in {".csv": _csv_rows, ".jsonl": json_lines, ".json": _json_rows}[suffix](path):
+        yield _fields(row, where, f"{path.stem}-{n}", text_column)
+
+
+def json_lines(path: Path) -> Iterator[Row]:
+    """The lines of a .jsonl file that are not blank."""
+    for n, line in enumerate(decoded(path).split("\n"), 1):  # not splitlines(): U+2028 may stand inside a JSON string
+        if line.strip():
+            yield n, f"{path}, line {n}", parsed(line, f"{path}, line {n}")
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    rows = parsed(decoded(path), path)
+    for n, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
+        yield n, f"{path}, record {n}", row
+
+
+def _csv_rows(path: Path) -> list[Row]:
+    """Each with the line on which it starts; fields may be longer than the csv module's default limit."""
+    text, rows, line, limit = decoded(path), [], 1, csv.field_size_limit(2**31 - 1)
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        line = reader.line_num + 1 if reader.fieldnames else line
+        for n, row in enumerate(reader, 1):
+            if None in row or None in row.values():
+                raise ValueError(
+                    f"{path}, line {line}: the row has not as many fields as the header; fields with "
+                    "commas, quotes or line ends need double quotes"
+                )
+            rows.append((n, f"{path}, line {line}", row))
+            line = reader.line_num + 1
+    except csv.Error:
+        raise ValueError(f"{path}, line {line}: invalid CSV (check the quotes of the row that starts here)") from None
+    finally:
+        csv.field_size_limit(limit)
+    return rows
+
+
+def _text_record(path: Path) -> Raw:
+    """The record of a .txt file, with the spans of a .json or BRAT .ann file beside it."""
+    text, spans = decoded(path), []
+    standoff, brat = path.with_suffix(".json"), path.with_suffix(".ann")
+    if standoff.is_file():
+        found = parsed(decoded(standoff), standoff)
+        row = {**found, "text": text} if isinstance(found, dict) else {"text": text, "identifiers": found}
+        return _fields(row, standoff, path.stem, None)
+    for n, line in enumerate(decoded(brat).split("\n") if brat.is_file() else (), 1):
+        if line.startswith("T"):  # the other lines are relations, attributes and notes
+            found = re.fullmatch(r"T\d+\t(\S+) (\d+ \d+(?:;\d+ \d+)*)", "\t".join(line.split("\t")[:2]).strip())
+            if not found:
+                raise ValueError(f"{brat}, line {n}: not a BRAT text-bound annotation (T1<tab>TYPE start end)")
+            spans += [[*map(int, piece.split()), found[1]] for piece in found[2].split(";")]
+    return raw_record(path, text, path.stem, identifiers=spans)
+
+
+def _fields(row: Any, where: str | Path, default_id: str, text_column: str | None) -> Raw:
+    """The raw record in a row of JSON or CSV."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected an object with a text column, found {type(row).__name__}")
+    if isinstance(row.get("data"), dict) and isinstance(row.get("annotations"), list):  # Label Studio
+        try:
+            values = [result["value"] for annotation in row["annotations"] for result in annotation["result"]]
+        except (KeyError, TypeError):
+            raise ValueError(f"{where}: not a Label Studio task (annotations → result → value)") from None
+        row = {**row, **row["data"], "annotations": values}
+    column = next((key for key in ((text_column,) if text_column else TEXT) if key in row), None)
+    if column is None:
+        # A file without header has text where the names should be, so only what is plainly a name is shown.
+        names = [key for key in row if re.fullmatch(r"[a-z][a-z0-9_]{0,23}", key)]
+        other = f" and {len(row) - len(names)} not shown" if len(names) < len(row) else ""
+        raise ValueError(
+            f"{where}: no text column {text_column or 'text'!r}; columns there: "
+            f"{', '.join(names) or 'none'}{other}; name it with text_column="
+        )
+    spans = []
+    for key in SPANS:
+        found = row.get(key)
+        if isinstance(found, str) and found.lstrip().startswith("["):  # a CSV cell
+            found = parsed(found, f"{where}, column {key}")
+        if isinstance(found, list):
+            spans = found
+            break
+        if found not in (None, "") and key not in CLASS_LABELS:  # labels of a text classifier are no spans
+            raise ValueError(f"{where}: column {key} holds no list of spans")
+    record_id, person_id = given(row, RECORD, (None, ""), default_id), given(row, PERSON, (None, ""))
+    return raw_record(where, row[column], record_id, person_id, spans)
+
+
+# Annotated corpora in a format of their own
+
+
+def read_n2c2(path: Path) -> Iterator[Raw]:
+    """Streams <ROOT><RECORD ID=…><TEXT>… <PHI TYPE=…>…</PHI> …</TEXT></RECORD></ROOT>."""
+    root, n = None, 0
+    try:
+        with path.open("rb") as stream:
+            for event, element in defusedxml.ElementTree.iterparse(stream, ("start", "end"), forbid_dtd=True):
+                root = element if root is None else root
+                if event == "end" and element.tag == "RECORD":
+                    n += 1
+                    where, texts = f"{path}, record {n}", element.findall("TEXT")
+                    if len(texts) != 1:
+                        raise ValueError(f"{where}: expected one TEXT element, found {len(texts)}")
+                    text, spans = _flattened(texts[0], where)
+                    yield raw_record(where, text, element.get("ID") or f"{path.stem}-{n}", identifiers=spans)
+                    root.clear()  # keeps the memory to one record
+    except ParseError as error:
+        line, column = error.position
+        raise ValueError(f"{path}, line {line}, column {column}: malformed XML ({ErrorString(error.code)})") from None
+    except defusedxml.DefusedXmlException:
+        raise ValueError(
+            f"{path}: a document type or entity definition, refused because it can exhaust memory or "
+            "read other files; remove the <!DOCTYPE …>"
+        ) from None
+    except LookupError:
+        raise ValueError(f"{path}: the XML declaration names an unknown encoding; use UTF-8") from None
+    if not n:
+        raise ValueError(f"{path}: no RECORD element; expected the n2c2/i2b2 2006 de-identification format")
+
+
+def _flattened(element: Element, where: str) -> tuple[str, list[list]]:
+    """Text of the element and spans of its PHI; a stack of its own, for depth must not exhaust Python's."""
+    parts, length, spans, stack = [], 0, [], [(element, None)]
+    while stack:
+        node, start = stack.pop()
+        if start is None:
+            stack += [(node, length), *((child, None) for child in reversed(node))]
+            parts.append(node.text or "")
+        else:
+            if node.tag == "PHI" and length > start:
+                if not node.get("TYPE"):
+                    raise ValueError(f"{where}: PHI without TYPE at offset {start}")
+                spans.append([start, length, node.get("TYPE")])
+            parts.append((node.tail or "") if node is not element else "")
+        length += len(parts[-1])
+    return "".join(parts), spans
+
+
+def read_tab(path: Path) -> Iterator[Raw]:
+    """Text Anonymization Benchmark: the union of its annotators; where they overlap direct wins, then the longest."""
+    docs = parsed(decoded(path), path)
+    for n, doc in enumerate(docs if isinstance(docs, list) else [None], 1):
+        where = f"{path}, record {n}"
+        try:
+            text, mentions = doc["text"], set()
+            for annotator in doc["annotations"].values():
+                for mention in annotator["entity_mentions"]:
+                    kind = {"DIRECT": "direct", "QUASI": "indirect", "NO_MASK": None}[mention["identifier_type"]]
+                    if kind:
+                        span = as_span({**mention, "kind": kind}, text, where, None)
+                        mentions.add((kind, span["start"] - span["end"], span["start"], span["end"], span["type"]))
+            record_id = doc["doc_id"]
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError(
+                f"{where}: not the Text Anonymization Benchmark's standoff JSON (doc_id, text, "
+                "annotations → entity_mentions → start_offset, end_offset, entity_type, "
+                "identifier_type DIRECT, QUASI or NO_MASK)"
+            ) from None
+        spans = []
+        for kind, _, start, end, type_ in sorted(mentions):
+            if not any(start < span["end"] and span["start"] < end for span in spans):
+                spans.append({"start": start, "end": end, "type": type_, "kind": kind})
+        yield raw_record(where, text, record_id, identifiers=spans)
+
+
+def as_span(raw: Any, text: Any, where: str, default_kind: str | None) -> dict[str, int | str]:
+    """One annotation, a dict or a (start, end, type) triple, as {start, end, type, kind}; ValueError if it is none."""
+    if isinstance(raw, dict):
+        start, end, type_, kind = (given(raw, keys) for keys in (START, END, TYPE, ("kind",)))
+    elif isinstance(raw, (list, tuple)) and len(raw) == 3:
+        start, end, type_, kind = *raw, None
+    else:
+        raise ValueError(f"{where}: an annotation must be an object with start, end and type, or [start, end, type]")
+    if type(start) is not int or type(end) is not int:
+        raise ValueError(
+            f"{where}: an annotation needs whole numbers as start and end, "
+            f"found {type(start).__name__} and {type(end).__name__}"
+        )
+    at = f"{where}: the annotation at [{start}, {end})"
+    type_ = type_[0] if isinstance(type_, list) and type_ else type_
+    kind = default_kind if kind is None else kind
+    if not isinstance(type_, str) or not type_.isprintable():
+        raise ValueError(f"{at} has no type")
+    if kind not in KINDS:
+        raise ValueError(f"{at} has an unknown kind; known: {', '.join(KINDS[:3])}")
+    if not isinstance(text, str) or not 0 <= start < end <= len(text):
+        raise ValueError(
+            f"{where}: annotation [{start}, {end}) is out of range; offsets count characters, start "
+            f"before end, within the text{f' of {len(text)}' if isinstance(text, str) else ''}"
+        )
+    value = text[start:end]
+    if not value.strip():
+        raise ValueError(f"{where}: annotation [{start}, {end}) covers only white space")
+    start += len(value) - len(value.lstrip())
+    return {"start": start, "end": start + len(value.strip()), "type": type_, "kind": kind}

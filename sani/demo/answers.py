@@ -1,0 +1,250 @@
+"""What models say in a blank or after a prompt, side by side, and how much of it is on the blacklist."""
+
+import copy
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..blacklists import Blacklist, is_number
+from ..blocks import special_ids
+from ..models import family, head_logits, hidden_states
+
+ANSWERS = ["blank", "model", "rank", "prediction", "probability", "listed", "mass", "seconds"]
+LONGEST = 8  # tokens of a word that a causal model says
+SPACE = re.compile("[Ġ▁]")  # how vocabularies write the space before a word
+UNFINISHED = "\ufffd"  # what a tokenizer decodes the first bytes of a letter to
+AT_ONCE = 1 << 11  # terms to tokenize, or their tokens whose probability a causal model is asked for
+
+
+class Listed:
+    """What of a blacklist can be said in a text of one's own: its terms that count everywhere, as tokens and as words.
+
+    Terms that count only at annotated spans (short numbers, common words) are in no other text. A term is looked for
+    as it is written on the list and, unless case matters, in small letters, in capitals, and with capitals first; with
+    a space before it and without. One that the vocabulary cannot spell is not looked for.
+    """
+
+    def __init__(self, blacklist: Blacklist, tokenizer: PreTrainedTokenizerBase):
+        terms = blacklist.terms(reveal=True)
+        self.terms = terms.loc[terms["match"] == "everywhere", "term"].tolist()
+        self.blacklist, self.tokenizer = blacklist, tokenizer
+        self.keys = {blacklist.key(term) for term in self.terms}
+        parts = {key[i:j] for key in self.keys for i in range(len(key)) for j in range(i + 1, len(key) + 1)}
+        self.parts = {part for part in parts if not is_number(part)}
+
+    @cached_property
+    def sequences(self) -> list[tuple[int, ...]]:
+        """The token ids of every term in every way it may be written, sorted."""
+        ways = (str,) if self.blacklist.case_sensitive else (str, str.lower, str.upper, str.title)
+        written = sorted({lead + way(term) for term in self.terms for way in ways for lead in ("", " ")})
+        unknown, found = self.tokenizer.unk_token_id, set()
+        for first in range(0, len(written), AT_ONCE):
+            ids = self.tokenizer(written[first : first + AT_ONCE], add_special_tokens=False)["input_ids"]
+            found |= {tuple(sequence) for sequence in ids if sequence and unknown not in sequence}
+        return sorted(found)
+
+    @cached_property
+    def _goes_on(self) -> Tensor:
+        """Which tokens (vocabulary,) begin with a digit or (part of) a letter: after a word they make it longer."""
+        pieces = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
+        # Byte-level vocabularies write a line end as a letter, others drop the space of a token that stands alone.
+        texts = self.tokenizer.batch_decode([[i] for i in range(len(pieces))])
+        first = [text[:1] for text in texts]
+        return torch.tensor(
+            [(c.isalnum() or c == UNFINISHED) and not SPACE.match(p) for c, p in zip(first, pieces, strict=True)]
+        )
+
+    def goes_on(self, size: int) -> Tensor:
+        """Which tokens of a model's vocabulary of some size make the word before them longer."""
+        known = self._goes_on[:size]
+        return torch.cat([known, known.new_zeros(size - len(known))])
+
+    def mark(self, tokens: Sequence[int]) -> str:
+        """`term` for words that hold a listed term, `part` for some of the words of one, else ""."""
+        said = self.tokenizer.decode(list(tokens))
+        key = () if said.startswith("##") else self.blacklist.key(said)  # a piece of a WordPiece is no word
+        if any(key[i:j] in self.keys for i in range(len(key)) for j in range(i + 1, len(key) + 1)):
+            return "term"
+        return "part" if key in self.parts else ""
+
+
+@torch.inference_mode()
+def compare(
+    models: Mapping[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    blacklist: Blacklist | Listed,
+    k: int = 5,
+) -> pd.DataFrame:
+    """The k likeliest fillings of each blank, or next words, by each model; a row each.
+
+    In a text for masked models every run of `[MASK]` (the tokenizer's own mask token) is a blank, filled by as many
+    tokens, each predicted apart from the others as in PAPER §5; causal models go on from the text by a word: the k
+    likeliest first tokens, each followed by the likeliest ones to the end of the word. A word that the text only
+    begins is not finished: its end counts as a word of its own.
+    Columns: blank (0, 1, …), model, rank (1 … k), prediction, probability, listed (`term`, `part` of one, or ""), mass
+    (probability that this model fills the blank with a listed term of as many tokens, or goes on with a listed term, as
+    whole words; of all terms, not of the k), seconds (this model's, for the k of all blanks).
+    Raises ValueError for a text that is empty, too long or, with masked models, without a blank, and for k < 1.
+    """
+    if not models:
+        raise ValueError("there is no model to compare")
+    if k < 1:
+        raise ValueError(f"k={k}: at least one prediction is needed")
+    listed = blacklist if isinstance(blacklist, Listed) else Listed(blacklist, tokenizer)
+    causal = family(next(iter(models.values()))).causal
+    longest = min(tokenizer.model_max_length, *(model.config.max_position_embeddings for model in models.values()))
+    rows, warm = [], False
+    ids = _prompt(tokenizer, text, longest, listed) if causal else _blanks(tokenizer, text, longest)
+    for name, model in models.items():
+        predict, weigh = (_next_words, _mass_next) if causal else (_fillings, _mass_filled)
+        with _evaluating(model):
+            here = ids.to(model.device)
+            for _ in range(1 if warm else 2):  # the first pass of a process is slower than any other
+                started = time.perf_counter()
+                blanks = predict(model, listed, here, k)
+                seconds, warm = time.perf_counter() - started, True
+            masses = weigh(model, listed, here)
+        for blank, (best, mass) in enumerate(zip(blanks, masses)):
+            for rank, (tokens, log) in enumerate(best, 1):
+                said = tokenizer.decode(list(tokens)).strip(" ")
+                rows.append((blank, name, rank, said, math.exp(log), listed.mark(tokens), mass, seconds))
+    return pd.DataFrame(rows, columns=ANSWERS)
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    training = model.training
+    try:
+        model.eval()
+        yield
+    finally:
+        model.train(training)
+
+
+def _blanks(tokenizer, text: str, longest: int) -> Tensor:
+    """Token ids (1, length) of a text with masks."""
+    ids = tokenizer(text, return_tensors="pt", verbose=False)["input_ids"]
+    _check_length(ids, longest)
+    if not (ids == tokenizer.mask_token_id).any():
+        raise ValueError(f"nothing to fill in: write {tokenizer.mask_token} where a word is to be predicted")
+    return ids
+
+
+def _prompt(tokenizer, text: str, longest: int, listed: Listed) -> Tensor:
+    """Token ids (1, length) of a text to go on from, with room for a listed term after it."""
+    if not text.strip():
+        raise ValueError("nothing to go on from: write the beginning of a text")
+    ids = [special_ids(tokenizer)[0], *tokenizer(text.rstrip(" "), add_special_tokens=False)["input_ids"]]
+    ids = torch.tensor([ids])
+    _check_length(ids, longest - max([LONGEST, *map(len, listed.sequences)]))
+    return ids
+
+
+def _check_length(ids: Tensor, longest: int) -> None:
+    if ids.shape[1] > longest:
+        raise ValueError(f"the text has {ids.shape[1]} tokens, the models take {longest} of it; shorten it")
+
+
+def _of_blanks(model, listed: Listed, ids: Tensor) -> list[Tensor]:
+    """Log-probabilities (tokens, vocabulary) of each run of masks."""
+    masked = ids == listed.tokenizer.mask_token_id
+    hidden = hidden_states(model, ids, torch.ones_like(ids))
+    logs = head_logits(model, hidden, masked).float().log_softmax(dim=-1).cpu()
+    breaks = (masked[0].nonzero()[:, 0].diff() > 1).nonzero()[:, 0] + 1
+    return list(logs.tensor_split(breaks.cpu()))
+
+
+def _fillings(model, listed: Listed, ids: Tensor, k: int) -> list[list[tuple[tuple[int, ...], float]]]:
+    """For each blank the k likeliest fillings: tokens and log-probability."""
+    found = []
+    for logs in _of_blanks(model, listed, ids):
+        best = [((), 0.0)]
+        for values, tokens in zip(*logs.topk(min(k, logs.shape[1]))):
+            longer = [
+                ((*before, token), log + value)
+                for before, log in best for value, token in zip(values.tolist(), tokens.tolist())
+            ]  # fmt: skip
+            best = sorted(longer, key=lambda pair: -pair[1])[:k]
+        found.append(best)
+    return found
+
+
+def _mass_filled(model, listed: Listed, ids: Tensor) -> list[float]:
+    """For each blank the probability of all listed terms of as many tokens."""
+    masses = []
+    for logs in _of_blanks(model, listed, ids):
+        fitting = [sequence for sequence in listed.sequences if len(sequence) == len(logs)]
+        at = torch.tensor(fitting, dtype=torch.int64).reshape(len(fitting), len(logs))
+        masses.append(logs[torch.arange(len(logs)), at].sum(dim=1).exp().sum().item())
+    return masses
+
+
+def _next_words(model, listed: Listed, ids: Tensor, k: int) -> list[list[tuple[tuple[int, ...], float]]]:
+    """The k likeliest next words: tokens and log-probability, that of the word's end with it."""
+    best, tokenizer = [], listed.tokenizer
+    first = _next(model, ids)
+    inside = listed.goes_on(len(first)).to(ids.device)
+    for log, token in zip(*(x.tolist() for x in first.topk(min(k, len(first))))):
+        said = [token]
+        while True:
+            after = _next(model, torch.cat([ids, ids.new_tensor([said])], dim=1))
+            value, following = after.max(dim=-1)
+            if len(said) == LONGEST or _ends(tokenizer, said, int(following)):
+                break
+            said.append(int(following))
+            log += value.item()
+        if tokenizer.decode(said)[-1:].isalnum():
+            log += math.log1p(-min(after.exp()[inside].sum().item(), 1 - 1e-9))
+        best.append((tuple(said), log))
+    return [sorted(best, key=lambda pair: -pair[1])]
+
+
+def _next(model, ids: Tensor) -> Tensor:
+    """Log-probabilities (vocabulary,) of the token after a row (1, length)."""
+    hidden = hidden_states(model, ids, torch.ones_like(ids))[:, -1]
+    return family(model).head(model, hidden).float().log_softmax(dim=-1)[0]
+
+
+def _ends(tokenizer, said: list[int], token: int) -> bool:
+    """Whether a token does not go on with the word that the tokens before it spell; a letter may be several tokens."""
+    before, after = tokenizer.decode(said), tokenizer.decode([*said, token])
+    if token in tokenizer.all_special_ids or not before.strip():
+        return True
+    before = before.rstrip(UNFINISHED)
+    return not (after.endswith(UNFINISHED) or after[len(before) :][:1].isalnum())
+
+
+def _mass_next(model, listed: Listed, ids: Tensor) -> list[float]:
+    """The probability that a listed term follows, as whole words; one that begins with another adds nothing."""
+    known, before = set(listed.sequences), ids.shape[1]
+    if listed.tokenizer.decode(ids[0, 1:])[-1:].isalnum():  # without a space a term would end the text's last word
+        firsts = {s[0] for s in known}
+        firsts = {t for t in firsts if SPACE.match(listed.tokenizer.convert_ids_to_tokens(t))}
+        known = {s for s in known if s[0] in firsts}
+    cached = model.base_model(input_ids=ids, use_cache=True).past_key_values
+    by_length: dict[int, list[tuple[int, ...]]] = {}
+    goes_on = listed.goes_on(model.get_output_embeddings().weight.shape[0]).to(ids.device)
+    for sequence in sorted(known):
+        if not any(sequence[:i] in known and not goes_on[sequence[i]] for i in range(1, len(sequence))):
+            by_length.setdefault(len(sequence), []).append(sequence)
+    total, first = 0.0, _next(model, ids)
+    for length, group in by_length.items():
+        for part in torch.tensor(group, device=ids.device).split(max(1, AT_ONCE // (before + length))):
+            cache = copy.deepcopy(cached)
+            cache.batch_repeat_interleave(len(part))
+            hidden = model.base_model(input_ids=part, past_key_values=cache, use_cache=True).last_hidden_state
+            logits = family(model).head(model, hidden).float()
+            sums = logits.logsumexp(dim=-1)
+            longer = (logits[:, -1, goes_on].logsumexp(dim=-1) - sums[:, -1]).exp()
+            logs = logits[:, :-1].gather(2, part[:, 1:, None])[..., 0] - sums[:, :-1]
+            total += ((first[part[:, 0]] + logs.sum(dim=1)).exp() * (1 - longer).clamp(min=0)).sum().item()
+    return [total]

@@ -1,0 +1,123 @@
+"""A leaking model that is sanitised while one waits."""
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import pandas as pd
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..blacklists import Blacklist
+from ..blocks import encode
+from ..data.corpora import load_corpus
+from ..erasure import erase
+from ..models import load_model
+from ..training import repair
+from .answers import Listed, compare
+
+EPOCHS = 4  # of the repair while one waits
+
+
+def _give_back() -> None:
+    """Return the heap's free pages, which `devices.steady_heap` keeps for a next step: a demo shares its machine."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+class Demo:
+    """A leaking model, the text it was trained on and a blacklist that may grow; what SANI makes of it, live.
+
+    `models` maps the names of the columns to models: the leaky one, the same just erased, and repaired. `extra` are
+    more of them with the same tokenizer, which stay as they are.
+    """
+
+    def __init__(
+        self,
+        leaky: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        corpus: Dataset,
+        blacklist: Blacklist,
+        extra: Mapping[str, PreTrainedModel] | None = None,
+        target: str = "lm-head",
+        block_size: int = 128,
+        **options,
+    ):
+        self.leaky, self.tokenizer, self.corpus, self.blacklist = leaky, tokenizer, corpus, blacklist
+        self.target, self.block_size, self.options = target, block_size, options
+        self.extra, self.listed = dict(extra or {}), Listed(blacklist, tokenizer)
+        self.models: dict[str, PreTrainedModel] = {"leaky": leaky}
+
+    def sanitize(
+        self, terms: Sequence[str] = (), epochs: int = EPOCHS, seed: int = 0, heard: Callable[[int], None] | None = None
+    ) -> None:
+        """Add terms to the blacklist, erase the leaky model's last layer and repair it; `heard` is called
+        with each epoch that is done.
+
+        Raises ValueError, and changes nothing, for a term without letter or digit or one that stands nowhere in the
+        corpus: it would change nothing.
+        """
+        blacklist = self.blacklist
+        for term in terms:
+            more = Blacklist([term], case_sensitive=blacklist.case_sensitive)
+            if not more:
+                raise ValueError("a term needs at least one letter or digit")
+            if not any(more.find_all(self.corpus)):
+                raise ValueError("a term that stands nowhere in the text changes nothing; check its spelling")
+            blacklist = blacklist | more
+        blocks = encode(self.corpus, self.tokenizer, blacklist, self.block_size, progress=False)
+        erased = erase(self.leaky, self.target, seed=seed)
+        every = range(1, epochs + 1)
+
+        def measure(model, epoch):
+            heard(epoch)
+            return {}
+
+        repaired = repair(
+            erased, blocks, epochs, seed=seed, measure_at=every if heard else (), progress=False,
+            measure=measure if heard else None, **self.options,
+        )  # fmt: skip
+        self.blacklist, self.listed = blacklist, Listed(blacklist, self.tokenizer)
+        self.models = {"leaky": self.leaky, "just erased": erased, "repaired": repaired}
+        _give_back()
+
+    def compare(self, text: str, k: int = 5) -> pd.DataFrame:
+        """`compare` for every model there is, the extra ones last."""
+        table = compare(self.models | self.extra, self.tokenizer, text, self.listed, k)
+        _give_back()
+        return table
+
+
+class Family(NamedTuple):
+    """What the demo of a family was made with: the setting of its teachers' study (seed 0), and what is erased."""
+
+    records: int  # that the teachers of the leaky student were fine-tuned on
+    learning_rate: float
+    batch_size: int
+    target: str  # the reading of the last layer that costs a family least utility among those that forget
+
+
+FAMILIES = {"bert": Family(200, 3e-3, 4, "lm-head"), "gpt2": Family(120, 3e-4, 8, "last-block-output")}
+
+
+def shipped(family: str, records: int = 200) -> Demo:
+    """The demo of the small models that ship, "bert" or "gpt2": the leaky student, at most so many of the records that
+    its teacher was fine-tuned on, and beside it the student of a sanitised teacher and the base model.
+
+    Raises ValueError for another family.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"no demo of {family!r} ships; use one of {', '.join(FAMILIES)}")
+    made = FAMILIES[family]
+    corpus = load_corpus("synthetic-clinical", records=min(records, made.records), seed=0)
+    blacklist = Blacklist.from_annotations(corpus) | Blacklist.from_rare_words(corpus, k=2)
+    leaky, tokenizer = load_model(f"student-{family}-leaky")
+    extra = {
+        "student of a sanitised teacher": load_model(f"student-{family}-sani")[0],
+        "base": load_model(f"student-{family}")[0],
+    }
+    return Demo(
+        leaky, tokenizer, corpus, blacklist, extra, made.target,
+        learning_rate=made.learning_rate, batch_size=made.batch_size,
+    )  # fmt: skip

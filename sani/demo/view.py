@@ -1,0 +1,107 @@
+"""The demo as widgets and as HTML: a view on `sani.demo`, which does the work."""
+
+import html
+import time
+from collections.abc import Mapping, Sequence
+
+import ipywidgets as widgets
+import pandas as pd
+
+from .live import EPOCHS, Demo
+
+SIGNS = {"term": "⚠ listed", "part": "◐ part of a listed term", "": ""}
+BAR = "#0072B2"
+MARKED = "#D55E00"
+
+
+def as_html(table: pd.DataFrame) -> str:
+    """`demo.compare` as a table: a column per model, a bar per prediction, listed ones named so; all text escaped."""
+    parts = []
+    models = list(dict.fromkeys(table["model"]))
+    for blank, of_blank in table.groupby("blank", sort=True):
+        several = table["blank"].nunique() > 1
+        heads = "".join(f'<th scope="col" style="text-align:left">{html.escape(model)}</th>' for model in models)
+        cells = "".join(_cell(of_blank[of_blank["model"] == model]) for model in models)
+        caption = f"<caption>blank {blank + 1}</caption>" if several else ""
+        parts.append(
+            f'<table style="width:100%;table-layout:fixed;color:inherit">{caption}<thead><tr>{heads}</tr></thead>'
+            f'<tbody><tr style="background:none;vertical-align:top">{cells}</tr></tbody></table>'
+        )
+    return f'<div class="sani-compared" role="status" aria-live="polite">{"".join(parts)}</div>'
+
+
+def _cell(rows: pd.DataFrame) -> str:
+    lines = []
+    for row in rows.itertuples():
+        colour, sign = (MARKED if row.listed else BAR), SIGNS[row.listed]
+        word = html.escape(row.prediction.replace("\n", "↵")) or "(space)"
+        lines.append(
+            f'<div><b>{word}</b> {row.probability:.1%} <span style="white-space:nowrap">{sign}</span>'
+            f'<div aria-hidden="true" style="height:5px;width:{max(1, 100 * row.probability):.0f}%;'
+            f'background:{colour};margin-bottom:6px"></div></div>'
+        )
+    mass, seconds = rows["mass"].iloc[0], rows["seconds"].iloc[0]
+    total = f"<div>any listed term: <b>{mass:.1%}</b></div><div>{1000 * seconds:.0f} ms</div>"
+    return f'<td style="text-align:left">{"".join(lines)}{total}</td>'
+
+
+def panel(demos: Mapping[str, Demo], presets: Mapping[str, Sequence[str]]) -> widgets.VBox:
+    """The demo: a family, a preset sentence or one's own, a comparison; terms to add, and sanitising with progress."""
+    names = list(demos)
+    family = widgets.ToggleButtons(options=names, description="Model")
+    preset = widgets.Dropdown(options=presets[names[0]], description="Example", layout={"width": "98%"})
+    text = widgets.Textarea(preset.value, description="Text", rows=3, layout={"width": "98%"})
+    ask = widgets.Button(description="Compare", button_style="primary", tooltip="Ask every model")
+    terms = widgets.Text(description="Terms", placeholder="more terms to forget, separated by commas")
+    sanitise = widgets.Button(description="Add and sanitise", tooltip="Erase and repair the leaky model again")
+    progress = widgets.IntProgress(max=EPOCHS, description="Epochs", layout={"visibility": "hidden", "width": "98%"})
+    left = widgets.HTML()
+    answer = widgets.HTML(layout={"width": "98%"})
+
+    def compare(_=None):
+        try:
+            answer.value = as_html(demos[family.value].compare(text.value))
+        except ValueError as error:
+            answer.value = _alert(str(error))
+
+    def add(_):
+        demo, started = demos[family.value], time.monotonic()
+
+        def heard(epoch):
+            progress.value = epoch
+            each = (time.monotonic() - started) / max(1, epoch)
+            left.value = f"epoch {epoch} of {EPOCHS}, about {each * (EPOCHS - epoch):.0f} s left"
+
+        progress.value, progress.layout.visibility = 0, "visible"
+        left.value, sanitise.disabled = "listing and erasing …", True
+        try:
+            demo.sanitize([term.strip() for term in terms.value.split(",") if term.strip()], heard=heard)
+        except (ValueError, ArithmeticError) as error:
+            left.value = _alert(str(error))
+            return
+        finally:
+            sanitise.disabled, progress.layout.visibility = False, "hidden"
+        terms.value, took = "", time.monotonic() - started
+        compare()
+        left.value = f"sanitised in {took:.0f} s; {len(demo.blacklist):,} terms are listed now"
+
+    def of_family(change):
+        preset.options = presets[change["new"]]
+        left.value = ""
+
+    def of_preset(change):
+        if change["new"] is not None:
+            text.value = change["new"]
+            compare()
+
+    family.observe(of_family, "value")
+    preset.observe(of_preset, "value")
+    ask.on_click(compare)
+    sanitise.on_click(add)
+    compare()
+    adding = widgets.HBox([terms, sanitise])
+    return widgets.VBox([family, preset, text, ask, answer, adding, progress, left])
+
+
+def _alert(message: str) -> str:
+    return f'<div role="alert"><b>{html.escape(message)}</b></div>'

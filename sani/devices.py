@@ -1,0 +1,48 @@
+"""The machine: processes that share a work, rows at once, the heap."""
+
+import ctypes
+import os
+from functools import cache
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedModel
+
+TOKENS, VALUES = 1 << 10, 1 << 19  # at once on a CPU: tokens, or numbers of a hidden state
+
+
+def processes() -> PartialState:
+    """Which of the processes of `accelerate launch` or `torchrun` this is; without an accelerator they use gloo."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def rows_at_once(model: PreTrainedModel, rows: int, length: int) -> int:
+    """How many of `rows` rows of `length` tokens a model takes at once.
+
+    On a CPU no more than its caches and the heap like: TOKENS, and more of a narrow model. What is left of the batch
+    follows; sums over it then differ by rounding.
+    """
+    if model.device.type != "cpu":
+        return rows
+    return min(rows, max(1, max(TOKENS, VALUES // model.config.hidden_size) // length))
+
+
+@cache
+def steady_heap() -> None:
+    """Have glibc keep what a step frees for the next one, from now on in this process.
+
+    By itself it gives it back, and the next step waits while the system clears its pages: a seventh of a step of
+    bert-base. Other C libraries are left alone.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mmap_threshold, trim_threshold = -3, -1  # malloc.h
+    if mallopt(mmap_threshold, 1 << 27) or mallopt(mmap_threshold, 1 << 25):  # some refuse more than 32 MB
+        mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def usual_jobs() -> int:
+    """How many processes go side by side: one per core, or one where there is a GPU."""
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1

@@ -1,0 +1,70 @@
+"""Free generation by causal models, and the listed terms that come out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .blacklists import Blacklist
+from .blocks import special_ids
+from .models import family
+
+
+def decoding_options(model: PreTrainedModel) -> dict:
+    """Options of `generate`: neither padding comes out nor what a logit filter bans; nothing ends a text early."""
+    padding, banned = model.config.pad_token_id, getattr(model, "logit_filter", None)
+    bad_words = None if banned is None else banned.sequences
+    return {"pad_token_id": padding, "eos_token_id": None, "suppress_tokens": [padding], "bad_words_ids": bad_words}
+
+
+@torch.inference_mode()
+def free_generation(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    blacklist: Blacklist,
+    texts: Sequence[str] = (),
+    prefix: int = 16,
+    samples: int = 100,
+    length: int = 64,
+    top_k: int = 50,
+    batch_size: int = 50,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Sample from a causal model and count the listed terms that come out, as an attacker would.
+
+    Each sample goes on, by `length` tokens drawn from the `top_k` likeliest (Carlini et al. 2021, §4), from the first
+    `prefix` tokens of one of the `texts`, dealt at random, or from nothing if there are none. Terms that the prefix
+    holds do not count. A row per sample, int64: text (its number; −1 for nothing), hits, terms (different ones);
+    `attrs["terms"]`: different listed terms over all samples. Raises ValueError for a masked model, or if no text is
+    that long.
+    """
+    if not family(model).causal:
+        raise ValueError(f"a {model.config.model_type} does not generate text; free_generation is for causal models")
+    begin, _, _ = special_ids(tokenizer)
+    starts = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:prefix] for text in texts]
+    usable = [i for i, ids in enumerate(starts) if len(ids) == prefix]
+    if len(texts) and not usable:
+        raise ValueError(f"none of the {len(texts)} texts has {prefix} tokens to start from; lower prefix=")
+    order = np.random.default_rng(seed).permutation(usable) if usable else np.array([-1])
+    chosen, rows, found = np.resize(order, samples).tolist(), [], set()
+    bar = tqdm(range(0, samples, batch_size), "generate", unit="batch", delay=2, disable=not progress, leave=False)
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for first in bar:
+            numbers = chosen[first : first + batch_size]
+            ids = torch.tensor([[begin, *(starts[n] if n >= 0 else [])] for n in numbers], device=model.device)
+            both = model.generate(ids, do_sample=True, top_k=top_k, max_new_tokens=length, **decoding_options(model))
+            before = tokenizer.batch_decode(ids, skip_special_tokens=True)
+            after = tokenizer.batch_decode(both[:, ids.shape[1] :], skip_special_tokens=True)
+            for number, given, text in zip(numbers, before, after):
+                known = {hit.term_id for hit in blacklist.find(given)}
+                hits = [hit.term_id for hit in blacklist.find(text) if hit.term_id not in known]
+                rows.append((number, len(hits), len(set(hits))))
+                found.update(hits)
+    table = pd.DataFrame(rows, columns=["text", "hits", "terms"])
+    table.attrs["terms"] = len(found)
+    return table

@@ -1,0 +1,190 @@
+"""Figures, each drawn from its CSV alone: `python -m sani.results.figures` redraws them all."""
+
+import html
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import PIL.Image
+from IPython.display import HTML, Image, Markdown
+from matplotlib.figure import Figure
+
+from ..runs import figure_file, figures_folder, notebook_figures
+from .drawings.ablation import ablation, distillation, effects, sweep
+from .drawings.claims import claims
+from .drawings.demo import demo
+from .drawings.identifiers import LABELS, STYLE, contexts, fine_tune, frame, memory, recall, sani, tradeoff
+from .drawings.pretrained import cost, frequency, generation, unlearning
+
+SETTINGS = {"svg.hashsalt": "sani", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def quickstart_table(reports: Mapping[str, Any]) -> pd.DataFrame:
+    """A row per method and metric, with 95 % bootstrap intervals over records (NaN where none is computed).
+
+    `reports`: a `sani.Report` by method. Columns: method, metric, context, value, low, high.
+    """
+    rows = []
+    for method, report in reports.items():
+        for metric, context, column in (
+            ("regurgitation of direct identifiers", "visible", "in_place"),
+            ("regurgitation of direct identifiers", "isolated", "in_place_isolated"),
+        ):
+            value = report.value("in_place", kind="direct", context=context)
+            rows.append((method, metric, context, value, *report.interval(column, kind="direct")))
+        value = report.value("in_place", kind="indirect")
+        rows.append((method, "regurgitation of indirect identifiers", "visible", value,
+                     *report.interval("in_place", kind="indirect")))  # fmt: skip
+        rows.append((method, "utility", "visible", report.utility, *report.interval("utility")))
+        heldout = report.counts.loc[report.counts["metric"] == "utility_heldout", "value"]
+        rows += [(method, "utility on other persons", "visible", value, None, None) for value in heldout]
+    return pd.DataFrame(rows, columns=["method", "metric", "context", "value", "low", "high"])
+
+
+def quickstart(table: pd.DataFrame) -> Figure:
+    """Regurgitation of direct identifiers and utility of each method, with intervals."""
+    at = table.set_index(["method", "metric", "context"])["value"]
+    leak = "regurgitation of direct identifiers"
+    before, after, chance = (at[m, leak, "visible"] for m in ("unprotected", "sani", "counterfactual"))
+    title = (
+        f"SANI: identifiers regurgitated {before:.1%} → {after:.1%} (chance level {chance:.1%}); "
+        f"utility {at['unprotected', 'utility', 'visible']:.3f} → {at['sani', 'utility', 'visible']:.3f}"
+    )
+    methods = [m for m in STYLE if m in set(table["method"])][::-1]
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(9, 0.42 * len(methods) + 1.7), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        for axes, metric in ((left, leak), (right, "utility")):
+            rows = table[table["metric"] == metric]
+            for row in rows.itertuples():
+                colour, marker = STYLE[row.method]
+                shift = {"visible": 0.12, "isolated": -0.16}[row.context] if metric == leak else 0
+                filled = row.context == "visible"
+                axes.errorbar(
+                    row.value, methods.index(row.method) + shift, xerr=[[row.value - row.low], [row.high - row.value]],
+                    color=colour, marker=marker, markersize=7, markerfacecolor=colour if filled else "white",
+                    capsize=2, linewidth=1.2,
+                )  # fmt: skip
+            axes.grid(axis="x", linewidth=0.4, alpha=0.6)
+            axes.set_axisbelow(True)
+        left.set_yticks(range(len(methods)), [LABELS.get(m, m) for m in methods])
+        left.set_xlim(left=min(0, left.get_xlim()[0]))
+        left.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+        left.set_xlabel("direct identifiers predicted whole, in place\n(filled: visible; hollow: isolated)")
+        right.set_xlabel("utility: token accuracy outside the blacklist")
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def highlight(text: str, hits: Iterable) -> HTML:
+    """A text with its hits (start, end, …, kind) marked by colour and by the first letter of their kind, escaped."""
+    parts, done = [], 0
+    for hit in hits:
+        colour = {"direct": "#D55E00", "indirect": "#0072B2"}.get(hit.kind, "#009E73")
+        parts.append(html.escape(text[done : hit.start]))
+        parts.append(
+            f'<span style="border-bottom: 2px solid {colour}">{html.escape(text[hit.start : hit.end])}'
+            f'<sup style="color: {colour}">{hit.kind[0]}</sup></span>'
+        )
+        done = hit.end
+    marked = "".join(parts) + html.escape(text[done:])
+    return HTML(f'<div style="white-space: pre-wrap; font-family: monospace; font-size: 90%">{marked}</div>')
+
+
+def show(name: str, alt: str, setting: str = "tiny", command: str = "") -> Image | Markdown:
+    """A picture of figures/ for a notebook, or the command that makes it: by default the ledger of its setting."""
+    path = figure_file(f"{name}.png")
+    if path.exists():
+        return Image(str(path), alt=alt)
+    command = command or f"python -m sani.study ledger --setting {setting}"
+    return Markdown(f"*`figures/{name}.png` is not there yet; `{command}` makes it.*")
+
+
+def present(name: str, table: pd.DataFrame, alt: str) -> Image:
+    """A notebook's own figure: its table, .svg and .png written where notebooks write, and the picture to show."""
+    folder = notebook_figures()
+    save(name, table, folder)
+    return Image(str(folder / f"{name}.png"), alt=alt)
+
+
+def bars(table: pd.DataFrame) -> Figure:
+    """Horizontal bars: a row per `name`, a panel per numeric column."""
+    columns = [c for c in table.columns if c not in ("name", "title")]
+    figure = Figure(figsize=(9, 0.34 * len(table) + 1.6), layout="constrained")
+    for axes, column in zip(np.atleast_1d(figure.subplots(1, len(columns), sharey=True)), columns):
+        drawn = axes.barh(table["name"], table[column], color="#0072B2")
+        axes.bar_label(drawn, fmt="{:,.4g}", padding=2, fontsize=8)
+        axes.set_xlabel(column)
+        axes.margins(x=0.2)
+    axes.invert_yaxis()
+    figure.suptitle(table["title"].iloc[0], fontsize=11)
+    return figure
+
+
+DRAW = {
+    "quickstart": quickstart,
+    "data_prep": bars,
+    "blacklist": bars,
+    "fine_tune": fine_tune,
+    "sani": sani,
+    "recall": recall,
+    "contexts": contexts,
+    "frame": frame,
+    "tradeoff": tradeoff,
+    "memory": memory,
+    "unlearning": unlearning,
+    "frequency": frequency,
+    "generation": generation,
+    "cost": cost,
+    "ablation": ablation,
+    "effects": effects,
+    "sweep": sweep,
+    "distillation": distillation,
+    "demo": demo,
+    "claims": claims,
+}
+
+
+def save(name: str, table: pd.DataFrame, folder: Path | None = None) -> Figure:
+    """Write figures/<name>.csv, then .svg and .png drawn from that file as read back; returns the figure."""
+    folder = figures_folder() if folder is None else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
+    return redraw(name, folder)
+
+
+def read(name: str, folder: Path | None = None) -> pd.DataFrame:
+    """The table figures/<name>.csv; an empty cell in a column of names is an empty name."""
+    table = pd.read_csv(
+        figure_file(f"{name}.csv") if folder is None else folder / f"{name}.csv", converters={"prediction": str}
+    )
+    empty = [
+        c for c in ("start", "target", "subset", "scope", "fill", "neurons", "repair", "text", "listed") if c in table
+    ]
+    return table.astype(dict.fromkeys(empty, object)).fillna(dict.fromkeys(empty, ""))
+
+
+def redraw(name: str, folder: Path | None = None) -> Figure:
+    """Draw figures/<name>.svg and .png from figures/<name>.csv; the same bytes for the same table and libraries."""
+    folder = figures_folder() if folder is None else folder
+    draw = next(draw for ending, draw in DRAW.items() if name.endswith(ending))
+    figure = draw(read(name, folder))
+    with matplotlib.rc_context(SETTINGS):
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        figure.savefig(picture := io.BytesIO(), format="png", dpi=120, metadata={"Software": None})
+    # A palette makes the picture, and the notebook that shows it, a quarter of the size.
+    PIL.Image.open(picture).convert("RGB").quantize(
+        96, PIL.Image.Quantize.FASTOCTREE, dither=PIL.Image.Dither.NONE
+    ).save(folder / f"{name}.png", optimize=True)
+    return figure
+
+
+if __name__ == "__main__":
+    for path in sorted(figures_folder().glob("*.csv")):
+        if path.stem.endswith(tuple(DRAW)):
+            redraw(path.stem)
+            print(f"{path.stem} redrawn")

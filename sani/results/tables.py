@@ -1,0 +1,197 @@
+"""Tables of the study: means over seeds, where each method ends, and what the figures are drawn from."""
+
+import pandas as pd
+from scipy import stats
+
+from .objectives import OBJECTIVES
+
+
+def objectives(table: pd.DataFrame) -> tuple[str, str, str]:
+    """How the models of a table name fine-tuning on raw, on pseudonymised text, and without listed targets."""
+    return OBJECTIVES["clm" in set(table["method"])]
+
+
+def summary(results: pd.DataFrame) -> pd.DataFrame:
+    """`study.results` without its seeds: mean and 95 % interval of each value, a row each.
+
+    Over two or more seeds the interval is Student's t; for one it is the bootstrap over records, where computed.
+    """
+    keys = [c for c in results.columns if c not in ("seed", "value", "low", "high")]
+    table = (
+        results.groupby(keys, sort=False, dropna=False)
+        .agg(
+            value=("value", "mean"),
+            sd=("value", "std"),
+            low=("low", "mean"),
+            high=("high", "mean"),
+            seeds=("seed", "nunique"),
+        )
+        .reset_index()
+    )
+    several = table["seeds"] > 1
+    half = stats.t.ppf(0.975, table["seeds"].clip(lower=2) - 1) * table["sd"] / table["seeds"] ** 0.5
+    table["low"] = table["low"].where(~several, table["value"] - half)
+    table["high"] = table["high"].where(~several, table["value"] + half)
+    return table.drop(columns="sd")
+
+
+def add_excess(results: pd.DataFrame) -> pd.DataFrame:
+    """`study.results` with rows of metric `excess`: in_place minus the base model's, paired by seed (PAPER §5)."""
+    keys = ["seed", "kind", "context"]
+    whole = results[(results["metric"] == "in_place") & (results["subset"] == "")]
+    base = whole[(whole["method"] == objectives(whole)[0]) & (whole["epoch"] == 0)].set_index(keys)["value"]
+    guessed = base.reindex(pd.MultiIndex.from_frame(whole[keys])).to_numpy()
+    excess = whole.assign(metric="excess", value=whole["value"] - guessed, low=float("nan"), high=float("nan"))
+    return pd.concat([results, excess], ignore_index=True)
+
+
+def endpoints(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a `summary` at the end of each run with the whole blacklist, and those of the base model.
+
+    Without fine-tuning there is no base model apart from the unprotected one. Of a table that has been through it
+    already, the same table.
+    """
+    plain = table[(table["missed"] == 0) & (table["kept_out"] == 0)]
+    if (plain["method"] == "base").any():
+        return plain
+    trained = plain[plain["method"] == objectives(plain)[0]]
+    base = trained[(trained["epoch"] == 0) & (trained["epoch"].max() > 0)].assign(method="base")
+    last = plain.groupby(["method", "start", "target"])["epoch"].transform("max")
+    return pd.concat([base, plain[plain["epoch"] == last]], ignore_index=True)
+
+
+def endpoint_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per method at its end: privacy, regurgitation visible and isolated, excess, utility (also elsewhere)."""
+    rows = endpoints(table)
+    rows = rows[rows["subset"] == ""]
+    columns = {
+        "privacy": ("in_place", "all", "visible"),
+        "direct": ("in_place", "direct", "visible"),
+        "direct, isolated": ("in_place", "direct", "isolated"),
+        "direct, excess": ("excess", "direct", "visible"),
+        "indirect": ("in_place", "indirect", "visible"),
+        "indirect, isolated": ("in_place", "indirect", "isolated"),
+        "indirect, excess": ("excess", "indirect", "visible"),
+        "utility": ("utility", "none", "visible"),
+        "utility, all words": ("utility_all", "none", "visible"),
+        "utility, other persons": ("utility_heldout", "none", "visible"),
+    }
+    at = rows.set_index(["method", "start", "target", "metric", "kind", "context"])["value"]
+    index = pd.MultiIndex.from_frame(rows[["method", "start", "target"]].drop_duplicates())
+    found = {
+        name: [at.get((*run, *key), float("nan")) for run in index] for name, key in columns.items()
+    }  # fmt: skip
+    found["privacy"] = [1 - value for value in found["privacy"]]
+    return pd.DataFrame(found, index=index)
+
+
+def pick(table, metric, kind="none", context="visible", subset="", missed=0.0, kept_out=0.0, **where) -> pd.DataFrame:
+    where |= {"metric": metric, "kind": kind, "context": context, "subset": subset}
+    chosen = (table["missed"] == missed) & (table["kept_out"] == kept_out)
+    for name, value in where.items():
+        chosen &= table[name] == value
+    return table[chosen]
+
+
+def recall_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Regurgitation of the terms that a blacklist misses, by the share it misses: a row per share and model."""
+    rows = []
+    for share in sorted(set(table["missed"]) - {0.0}):
+        where = {"metric": "in_place", "kind": "all", "subset": f"missed {share:g}"}
+        ends = endpoints(table)
+        raw = objectives(table)[0]
+        sani = {"method": "sani", "start": raw, "target": "lm-head"}
+        for name, found in (
+            ("unprotected", pick(ends, **where, method=raw)),
+            ("SANI, terms missed", pick(table, **where, **sani, missed=share)),
+            ("SANI, terms listed", pick(ends, **where, **sani)),
+            ("base", pick(ends, **where, method="base")),
+        ):
+            rows.append({"missed": share, "model": name} | found[["value", "low", "high", "seeds"]].iloc[0].to_dict())
+    return pd.DataFrame(rows)
+
+
+CONTEXTS = {
+    "": "their own text",
+    "kept out": "own text, kept out of the repair",
+    "kept out only": "the same, terms that stand nowhere else",
+    "again": "new records of the same persons",
+}
+
+
+def contexts_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Direct identifiers regurgitated by context: a row per context and model."""
+    rows = []
+    ends = endpoints(table)
+    raw = objectives(table)[0]
+    sani = {"method": "sani", "start": raw, "target": "lm-head"}
+    models = (
+        ("base", ends, {"method": "base"}),
+        ("counterfactual", ends, {"method": "counterfactual"}),
+        ("unprotected", ends, {"method": raw}),
+        ("SANI", ends, sani),
+        ("SANI, half repaired on", table, sani | {"kept_out": max(table["kept_out"])}),
+    )
+    for subset, context in CONTEXTS.items():
+        for name, source, where in models:
+            for reading in ("visible", "isolated"):
+                found = pick(source, "in_place", "direct", reading, subset, **where)
+                for row in found[["value", "low", "high", "seeds"]].to_dict("records"):
+                    rows.append({"context": context, "reading": reading, "model": name} | row)
+    for metric, context in (("said", "bare prompts answered by a term"), ("in_top", "terms among a prompt's top 10")):
+        for name, source, where in models:
+            found = pick(source, metric, "all", "visible", "prompts", **where)
+            for row in found[["value", "low", "high", "seeds"]].to_dict("records"):
+                rows.append({"context": context, "reading": "visible", "model": name} | row)
+    return pd.DataFrame(rows)
+
+
+def generation_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Listed terms that come out of free generation: a row per prompt (prefix, nothing) and model."""
+    ends = endpoints(table)
+    raw, pseudonymized, spared = objectives(table)
+    rows = []
+    for prompt in ("prefix", "nothing"):
+        for method in (
+            "base",
+            "counterfactual",
+            raw,
+            pseudonymized,
+            spared,
+            "logit-filter",
+            "retrain-at-equal-cost",
+            "repair-only",
+            "pruning",
+            "sani",
+        ):
+            start = {"start": raw} if method in ("logit-filter", "repair-only", "pruning", "sani") else {}
+            target = {"target": "lm-head"} if method == "sani" else {}
+            found = pick(ends, "terms", "all", prompt, "generated", method=method, **start, **target)
+            for row in found[["value", "low", "high", "seeds"]].to_dict("records"):
+                rows.append({"prompt": prompt, "method": method} | row)
+    return pd.DataFrame(rows)
+
+
+def frequency_table(results: pd.DataFrame, target: str = "lm-head") -> pd.DataFrame:
+    """A row per seed and term of use case B: iterations, and how many were said before and after each epoch of SANI.
+
+    Terms are numbered by their iterations, so that their numbers say nothing of their spelling.
+    """
+    raw = objectives(results)[0]
+    of_terms = results[results["subset"].str.startswith("term ") & (results["missed"] == 0)]
+    trained = of_terms[(of_terms["method"] == raw) & (of_terms["start"] == "")]
+    end = trained["epoch"].max()
+    sani = of_terms[of_terms["method"].eq("sani") & of_terms["target"].eq(target) & (of_terms["epoch"] > end)]
+    before = trained[trained["epoch"] == end].pivot(index=["seed", "subset"], columns="metric", values="value")
+    after = sani[sani["metric"] == "said"].pivot(index=["seed", "subset"], columns="epoch", values="value")
+    after.columns = [f"after {epoch - end:g}" for epoch in after.columns]
+    table = before.rename(columns={"said": "before"})[["iterations", "before"]].join(after)
+    return numbered(table.astype(int).reset_index().drop(columns="subset"))
+
+
+def numbered(terms: pd.DataFrame) -> pd.DataFrame:
+    """Terms by seed, the most repeated first, with their rank as `term`; equal ones in the order of their counts."""
+    counts = [c for c in terms.columns if c != "seed"]
+    terms = terms.sort_values(["seed", *counts], ascending=[True] + [False] * len(counts), ignore_index=True)
+    terms["term"] = terms.groupby("seed").cumcount() + 1
+    return terms[["seed", "term", *counts]]

@@ -1,0 +1,93 @@
+"""Which annotated terms are listed, and where they count: pieces, common words, short numbers (PAPER §3.1)."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from datasets import Dataset
+
+from .matching import WORD, Key, fold
+
+KINDS = ("direct", "indirect", "confidential")  # strongest first
+AMBIGUOUS = ("span", "everywhere")
+LONGEST = 12  # words of an annotated span that are taken as one term
+
+# A word written by itself: "smith" in "smith@example.org" does not make a name a common word.
+ALONE = re.compile(r"(?<!\S)[^\W_]+(?=[\s.,;:!?)]|$)")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which annotated terms are listed, and where they count.
+
+    Terms annotated fewer than `min_count` times are left out, as are those annotated in less than `min_share` of the
+    places where they are matched, and all but the `top` most frequent ones (ties by the term). `ambiguous="span"`:
+    short numbers and single common words ("71", "May") count only where they are annotated; a word is common if it has
+    one or two letters, or if the corpus outside its annotated spans also writes it in lower case or has it more often
+    than annotated. `"everywhere"` matches them all. Raises ValueError for values out of range.
+    """
+
+    min_count: int = 1
+    top: int | None = None
+    min_share: float = 0.0
+    ambiguous: str = "span"
+
+    def __post_init__(self):
+        if self.ambiguous not in AMBIGUOUS:
+            raise ValueError(f"ambiguous={self.ambiguous!r} is unknown; use one of {', '.join(AMBIGUOUS)}")
+        if self.min_count < 1 or (self.top is not None and self.top < 1):
+            raise ValueError(
+                f"min_count={self.min_count}, top={self.top}: need whole numbers of at least 1 (top=None for all)"
+            )
+        if not 0 <= self.min_share <= 1:
+            raise ValueError(f"min_share={self.min_share} is outside [0, 1]")
+
+    def of(self, blacklist, corpus: Dataset, annotated: Mapping[Key, int]) -> list[Key]:
+        """The chosen terms of a blacklist, the most often annotated first; ValueError if none is left."""
+        found = sorted(annotated, key=lambda key: (-annotated[key], key))
+        kept = [key for key in found if annotated[key] >= self.min_count]
+        if not kept:
+            most = max(annotated.values())
+            raise ValueError(f"min_count={self.min_count}: no term has more than {most} spans; lower it")
+        if self.min_share:
+            ids, hits = (
+                blacklist._ids,
+                Counter((h.term_id, h.gold) for hits in blacklist.find_all(corpus) for h in hits),
+            )
+            share = {k: (hits[ids[k], True], hits[ids[k], True] + hits[ids[k], False]) for k in kept}
+            kept = [key for key in kept if share[key][0] >= self.min_share * share[key][1]]
+            if not kept:
+                raise ValueError(f"min_share={self.min_share}: every term stands elsewhere far more often; lower it")
+        return kept[: self.top]
+
+
+def is_number(key: Key) -> bool:
+    """Whether a term is too short a number ("71", "03/14") to mean the same wherever it stands."""
+    text = "".join(key)
+    return not any(c.isalpha() for c in text) and sum(c.isdigit() for c in text) < 6
+
+
+def common_words(corpus: Dataset, annotated: Mapping[Key, int]) -> set[Key]:
+    """The annotated single words that are common ones: see `Selection`."""
+    elsewhere, lower = Counter(), set()
+    for text, spans in zip(corpus["text"], corpus["identifiers"]):
+        rest = outside(text, spans)
+        elsewhere.update(map(fold, WORD.findall(rest)))
+        lower.update(fold(word) for word in set(ALONE.findall(rest)) if word.islower())
+    words = {key: fold(key[0]) for key in annotated if len(key) == 1}
+    return {k for k, word in words.items() if len(k[0]) < 3 or word in lower or elsewhere[word] > annotated[k]}
+
+
+def outside(text: str, spans: Iterable[Mapping]) -> str:
+    """What of a text lies outside of spans, its pieces parted by line ends."""
+    edges = sorted((span["start"], span["end"]) for span in spans)
+    return "\n".join(text[end:start] for (_, end), (start, _) in zip([(0, 0), *edges], [*edges, (len(text), 0)]))
+
+
+def pieces(term: str) -> list[str]:
+    """The term itself, or parts of nearly equal numbers of words if it is too long for one."""
+    words = list(WORD.finditer(term))
+    parts = max(-(-len(words) // LONGEST), 1)
+    cuts = [0, *(words[len(words) * i // parts].start() for i in range(1, parts)), len(term)]
+    return [term[a:b] for a, b in zip(cuts, cuts[1:])]

@@ -1,0 +1,110 @@
+"""The studies over several seeds, and what is written of them: `python -m sani.study ledger` (or costs, …)."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ..results import matrix
+from ..results.figures import save
+from ..results.statistics import FEWEST
+from ..results.tables import summary
+from ..runs import figures_folder
+from . import ablation, costs, distillation, ledger, runs
+from .claims import CLAIMS
+from .setting import SETTINGS, Setting
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sani.study", description=__doc__.splitlines()[0])
+    studies = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
+    for name, (run, seeds, text) in STUDIES.items():
+        one = studies.add_parser(name, help=text, description=text)
+        usual = " ".join(map(str, seeds))
+        one.add_argument("--seeds", type=int, nargs="+", default=[*seeds], metavar="N", help=f"default: {usual}")
+        one.add_argument("--jobs", type=int, default=0, help="processes side by side (default: one per core)")
+        one.set_defaults(run=run, error=one.error)
+    # The last is the ledger.
+    one.add_argument("--setting", choices=SETTINGS, default="tiny", help="default: tiny")
+    one.add_argument("--corpus", type=Path, help="annotated .jsonl of your own: half pre-trains a base model")
+    one.add_argument("--books", type=Path, help="use case B on a folder of .txt of your own, one per book")
+    one.add_argument("--emotions", type=Path, help="with --books: the emotion corpus, a folder of text;label files")
+    one.add_argument("--name", help="how to call that setting in the ledger (default: the file's name)")
+    return parser
+
+
+def _costs(arguments: argparse.Namespace) -> None:
+    _save("cost", summary(costs.table(SETTINGS["tiny"], arguments.seeds, arguments.jobs)))
+
+
+def _ablation(arguments: argparse.Namespace) -> None:
+    _save("ablation", ablation.table(SETTINGS["tiny"], arguments.seeds, arguments.jobs))
+
+
+def _distillation(arguments: argparse.Namespace) -> None:
+    plans = distillation.PLANS.items()
+    tables = [distillation.table(SETTINGS[name], arguments.seeds, plan, arguments.jobs) for name, plan in plans]
+    _save("distillation", pd.concat(tables, ignore_index=True))
+
+
+def _save(ending: str, table: pd.DataFrame) -> None:
+    save(f"use_case_a_{ending}", table)
+    print(f"figures/use_case_a_{ending}.csv, .svg and .png are written")
+
+
+def _ledger(arguments: argparse.Namespace) -> None:
+    setting = _setting(arguments)
+    wanted = runs.all_runs(setting)
+    count = runs.complete(setting, arguments.seeds, wanted, arguments.jobs)
+    table = runs.results(setting, arguments.seeds, wanted)
+    claims = ledger.write(ledger.verdicts(table, setting))
+    matrix.write(claims)
+    ledger.save_figures(setting, table)
+    print(f"{count} runs made; figures/claims.*, figures/{ledger.prefix(setting)}_* and the tables are written")
+    whole = claims["setting"].eq(setting.name) & claims["id"].isin(CLAIMS)
+    print(claims.loc[whole, ["id", "reading", "verdict"]].to_string(index=False))
+
+
+def _setting(arguments: argparse.Namespace) -> Setting:
+    """The setting that the ledger is asked for; ends the program for options that do not go together."""
+    corpus, books, emotions = arguments.corpus, arguments.books, arguments.emotions
+    for path in filter(None, (corpus, books, emotions)):
+        if not path.exists():
+            arguments.error(f"no file or folder {path}")
+    if (corpus and books) or (emotions and not books):
+        arguments.error("--corpus and --books exclude each other, and --emotions is for --books")
+    own = corpus or books
+    name = arguments.name or (own.resolve().stem if own else arguments.setting)
+    if own is not None and name in SETTINGS:
+        arguments.error(f"--name {name} is the name of a synthetic setting; choose another")
+    file = figures_folder() / "claims.csv"
+    known = pd.read_csv(file).query("setting == @name")["seeds"].tolist() if file.exists() else []
+    if len(set(arguments.seeds)) < min(FEWEST, max(known, default=0)):
+        arguments.error(f"{file.name} holds {name!r} over {max(known)} seeds; fewer than {FEWEST} would replace them")
+    if books:
+        return ledger.books_setting(books, emotions, name)
+    return ledger.own_setting(corpus, name) if corpus else SETTINGS[arguments.setting]
+
+
+STUDIES = {  # what is done, over which seeds by default
+    "costs": (_costs, range(5), "privacy and utility against the cost of unlearning"),
+    "ablation": (_ablation, range(5), "what of SANI matters"),
+    "distillation": (_distillation, range(3), "what small students keep of their teachers' leaks"),
+    "ledger": (_ledger, range(5), "the verdict on each of the paper's claims; fewer than 5 seeds decide nothing"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a study by the words of a command line; what is finished of an interrupted one is kept."""
+    chosen = _parser().parse_args(arguments)
+    chosen.seeds = list(dict.fromkeys(chosen.seeds))
+    try:
+        chosen.run(chosen)
+    except KeyboardInterrupt:
+        sys.exit("stopped; finished runs are kept, and the same command goes on from here")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The ledger of the paper's claims, each with a rule and a margin fixed before the runs (PAPER §6).
+
+A claim is a set of conditions; each is a number per seed, paired over methods, with a 95 % interval over the seeds
+(Student's t). A condition `holds` if its whole interval meets the rule, is `contradicted` if none of it does, else
+`undecided`. A claim holds if all its conditions do, and is contradicted if one is.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from datasets import Dataset
+
+from ..blocks import corpus_fingerprint
+from ..data.corpora import load_corpus
+from ..results import tables
+from ..results.figures import save
+from ..results.statistics import judge
+from ..runs import code_fingerprint, figures_folder, fingerprint, made, runs_folder
+from .claims import CLAIMS, Values, claims_of, conditions, readings
+from .prepare import halves
+from .pretraining import pretrain
+from .setting import SETTINGS, Setting
+
+# A base model for a corpus of one's own: many epochs, since half of such a corpus is little text. Frozen on the base
+# and the unprotected model alone.
+VOCABULARY = 4000
+PHASES = (
+    {"block_size": 32, "epochs": 60, "learning_rate": 3e-3, "batch_size": 32, "warmup": 0.05},
+    {"block_size": 128, "epochs": 40, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
+)
+# The same for novels, of which half is much text.
+BOOK_VOCABULARY = 8000
+BOOK_PHASES = (
+    {"block_size": 32, "epochs": 2, "learning_rate": 3e-3, "batch_size": 64, "warmup": 0.05},
+    {"block_size": 128, "epochs": 6, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
+)
+BOOKS = Setting(
+    use_case="B", corpus="bookcorpus", half="private", records=85, heldout_records=40, heldout_share=0.5, epochs=32,
+    repair_epochs=4, min_count=2, top=380, emotion_records=4000,
+)  # fmt: skip
+LEDGER = ["id", "claim", "rule", "margin", "setting", "reading", "mean", "sd", "low", "high", "seeds", "verdict"]
+
+
+def verdicts(table: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    """The ledger of one setting, from `runs.results`: for each claim and reading its verdict and its conditions.
+
+    The row of a claim (id "A5") shows the condition that decides it: the one with the worst verdict and the least
+    slack. If there are several, each has a row of its own ("A5a", "A5b", …).
+    """
+    v = Values(table, setting)
+    rows = []
+    for claim in claims_of(setting):
+        for reading in readings(claim, setting):
+            parts = []
+            for letter, condition in zip("abcdefghijklmnopqrstuvwxyz", conditions(claim, v, reading)):
+                found = judge(condition.value, condition.sign, condition.margin)
+                rule = f"{condition.text} {_SIGNS[condition.sign]} {condition.margin:g}"
+                head = {"id": claim + letter, "claim": CLAIMS[claim], "rule": rule, "margin": condition.margin}
+                parts.append(head | {"setting": setting.name, "reading": reading} | found)
+            worst = min(parts, key=lambda part: (_ORDER.index(part["verdict"]), part["slack"]))
+            rows += [worst | {"id": claim}, *(parts if len(parts) > 1 else [])]
+    return pd.DataFrame(rows, columns=LEDGER)
+
+
+_SIGNS = {">": ">", ">=": "≥", "<=": "≤", "within": "within ±"}
+_ORDER = ("contradicted", "undecided", "holds")
+
+
+def write(new: pd.DataFrame) -> pd.DataFrame:
+    """Replace the rows of a setting in figures/claims.csv, keep those of others; returns the whole ledger."""
+    path = figures_folder() / "claims.csv"
+    if path.exists():
+        old = pd.read_csv(path)
+        new = pd.concat([new, old[~old["setting"].isin(new["setting"])]], ignore_index=True)
+        order = [*SETTINGS, *sorted(set(new["setting"]) - set(SETTINGS))]
+        new = new.sort_values("setting", key=lambda s: s.map(order.index), kind="stable", ignore_index=True)
+    new.to_csv(path, index=False, float_format="%.6f")
+    return pd.read_csv(path)
+
+
+def own_setting(path: Path, name: str) -> Setting:
+    """The tiny setting on an annotated file: half of its records pre-train a base model, the other half is private.
+
+    Half of the private records are held out, other ones for each seed.
+    """
+    parts = halves(load_corpus(path))
+    folder = base_model(parts["public"], VOCABULARY, PHASES)
+    heldout = len(parts["private"]) // 2
+    return replace(
+        SETTINGS["tiny"],
+        name=name, model=str(folder), corpus=str(path.resolve()), half="private", heldout_records=heldout,
+    )  # fmt: skip
+
+
+def books_setting(folder: Path, emotions: Path | None, name: str) -> Setting:
+    """Use case B on a folder of books: half of them pre-train a base model, the others are private.
+
+    Of the private books a seed draws half, whose beginnings are trained on; the others are held out. Names are the 380
+    most frequent words that are seldom written in lower case. `emotions`: a folder or file of the emotion corpus, for
+    the classifier.
+    """
+    public = halves(load_corpus("bookcorpus", folder=folder))["public"]
+    base = base_model(public, BOOK_VOCABULARY, BOOK_PHASES)
+    named = {"emotions": "emotion", "emotions_folder": str(emotions.resolve())} if emotions else {}
+    return replace(BOOKS, name=name, model=str(base), folder=str(folder.resolve()), **named)
+
+
+def base_model(public: Dataset, vocabulary: int, phases: Sequence[Mapping]) -> Path:
+    """The folder of a small BERT pre-trained on a corpus, made if it is not there."""
+    key = fingerprint(code_fingerprint("sani.study.pretraining"), corpus_fingerprint(public), vocabulary, phases)
+    folder = runs_folder() / f"base-{key}"
+    with made(folder, keep=True) as part:
+        if part is not None:
+            model, tokenizer = pretrain(public, part, vocabulary, phases=phases)
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+    return folder
+
+
+def prefix(setting: Setting) -> str:
+    """How the names of a setting's figures begin."""
+    name = "" if setting.name in ("tiny", "tiny-stories") else re.sub(r"\W+", "_", f"_{setting.name.lower()}")
+    return f"use_case_{setting.use_case.lower()}{name}"
+
+
+def save_figures(setting: Setting, results: pd.DataFrame) -> None:
+    """Write the figures of a setting, each with its table: frame, trade-off, memory, recall, contexts."""
+    table = tables.summary(tables.add_excess(results))
+    plain = table[(table["missed"] == 0) & (table["kept_out"] == 0) & (table["subset"] == "")]
+    start = prefix(setting)
+    if setting.use_case == "B":
+        emotions = table[table["subset"] == "emotions"]
+        save(f"{start}_unlearning", pd.concat([plain[plain["metric"].isin(["in_place", "utility"])], emotions]))
+        save(f"{start}_frequency", tables.frequency_table(results))
+        save(f"{start}_tradeoff", tables.endpoints(plain))
+        return
+    if setting.causal:
+        save(f"{start}_generation", tables.generation_table(table))
+    save(f"{start}_frame", plain[plain["metric"].isin(["in_place", "utility"])])
+    save(f"{start}_tradeoff", tables.endpoints(plain))
+    save(f"{start}_memory", tables.endpoints(plain))
+    if (table["missed"] > 0).any():
+        save(f"{start}_recall", tables.recall_table(table))
+        save(f"{start}_contexts", tables.contexts_table(table))

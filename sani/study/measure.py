@@ -1,0 +1,109 @@
+"""What is measured of each model of a study, a row per value: regurgitation, utility, other contexts (PAPER §5)."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel
+
+from ..evaluation import Report, evaluate
+from ..generation import free_generation
+from .downstream import emotion_f1
+from .prepare import Data
+from .probes import bare_prompts, subset_rates
+from .setting import Setting
+
+MISSED = (0.05, 0.1, 0.2, 0.5)
+INTERVALS = (
+    ("in_place", "all", "visible"), ("in_place", "direct", "visible"), ("in_place", "indirect", "visible"),
+    ("in_place", "all", "isolated"), ("utility", "none", "visible"),
+)  # fmt: skip
+SAMPLES = {"samples": 100, "length": 48}  # of free generation
+
+
+def measure(setting: Setting, data: Data, thorough: Sequence[int]) -> Callable[[PreTrainedModel, int], list[dict]]:
+    """A `measure` for `fine_tune`, which returns a row per measured value; more of them at `thorough` epochs.
+
+    Keys of a row: subset, metric, kind, context, value, and low and high where the 95 % bootstrap interval over
+    records is computed. Subsets: "" for everything; "kept out" records, "kept out only" terms that stand in no other;
+    "missed 0.05" for the terms that a blacklist with that share missing lacks; "again" for new records of the same
+    persons; "prompts" for bare ones; "generated" for free generation by causal models; "term 7" (by number) and
+    "emotions" in use case B.
+    """
+
+    def rows_of(model: PreTrainedModel, epoch: int) -> list[dict]:
+        full = epoch in thorough
+        report = evaluate(model, data.raw, heldout=data.heldout if full else None, progress=False)
+        rows = _whole(report)
+        if full:
+            rows += _contexts(setting, data, model, report)
+        if setting.use_case == "B":
+            rows += _terms(report)
+            rows += _emotions(setting, data, model) if data.emotions is not None else []
+        return rows
+
+    return rows_of
+
+
+def _row(subset: str, metric: str, value: float, kind: str = "all", context: str = "visible") -> dict:
+    return {"subset": subset, "metric": metric, "kind": kind, "context": context, "value": value}
+
+
+def _whole(report: Report) -> list[dict]:
+    """What was counted over the whole text, some of it with intervals, also of kinds that do not occur."""
+    table = report.counts
+    scored = table[(table["spans"] == "scored") | (table["kind"] == "none")]
+    rows = {(r.metric, r.kind, r.context): _row("", r.metric, r.value, r.kind, r.context) for r in scored.itertuples()}
+    for metric, kind, context in INTERVALS:
+        low, high = report.interval(f"{metric}_isolated" if context == "isolated" else metric, kind)
+        row = rows.setdefault((metric, kind, context), _row("", metric, float("nan"), kind, context))
+        row |= {"low": low, "high": high}
+    return list(rows.values())
+
+
+def _contexts(setting: Setting, data: Data, model: PreTrainedModel, report: Report) -> list[dict]:
+    """Parts of the text, and what is asked outside of it."""
+    rows = []
+    for name, chosen in _subsets(data, report.units).items() if setting.with_gaps else ():
+        rows += _rates(name, report.units, chosen)
+    if data.again is not None:
+        units = evaluate(model, data.again, progress=False).units
+        rows += _rates("again", units, np.ones(len(units), dtype=bool))
+    if setting.use_case == "A":
+        asked = bare_prompts(model, data.tokenizer, data.corpus, data.blacklist)
+        single = asked[asked["tokens"] == 1]
+        rows.append(_row("prompts", "said", asked["said"].mean()))
+        rows.append(_row("prompts", "in_top", single["in_top"].sum() / max(1, single["terms"].sum())))
+    for start, texts in (("prefix", data.corpus["text"]), ("nothing", [])) if setting.causal else ():
+        samples = free_generation(model, data.tokenizer, data.blacklist, texts, **SAMPLES, progress=False)
+        rows.append(_row("generated", "hits", samples["hits"].mean(), context=start))
+        rows.append(_row("generated", "terms", samples.attrs["terms"], context=start))
+    return rows
+
+
+def _rates(subset: str, units: pd.DataFrame, chosen: np.ndarray) -> list[dict]:
+    rates = subset_rates(units, chosen)
+    return [_row(subset, "in_place", value, kind, context) for (kind, context), value in rates.items()]
+
+
+def _terms(report: Report) -> list[dict]:
+    counts = {"iterations": "iterations", "said": "in_place"}
+    terms = report.terms.to_dict("records")
+    return [_row(f"term {t['term_id']}", metric, t[column]) for t in terms for metric, column in counts.items()]
+
+
+def _emotions(setting: Setting, data: Data, model: PreTrainedModel) -> list[dict]:
+    options = {"seed": data.seed, "learning_rate": setting.classifier_learning_rate, "progress": False}
+    scores = emotion_f1(model, data.tokenizer, *data.emotions, **options)
+    return [_row("emotions", f"f1_{average}", value, "none") for average, value in scores.items()]
+
+
+def _subsets(data: Data, units: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Which units (boolean) belong to what was kept out of a repair, and to the terms that a blacklist misses."""
+    kept_out = units["record_id"].isin(data.kept_out).to_numpy()
+    elsewhere = set(units.loc[~kept_out, "term_id"])
+    subsets = {"kept out": kept_out, "kept out only": kept_out & ~units["term_id"].isin(elsewhere).to_numpy()}
+    for share in MISSED:
+        missed = data.blacklist.ids(data.blacklist - data.blacklist.without(share, data.seed))
+        subsets[f"missed {share:g}"] = units["term_id"].isin(missed).to_numpy()
+    return subsets

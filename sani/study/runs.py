@@ -1,0 +1,227 @@
+"""A use case as a set of runs: what is trained, from what, on which text (PAPER §3, §4).
+
+Every run lies in a run folder named by its setting, its seed and the source it depends on, so that notebooks, the
+ledger and a second start of either share what is done. A seed varies corpus, training and erasure.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from ..blocks import encode
+from ..erasure import TARGETS
+from ..results.objectives import OBJECTIVES
+from ..runs import alone, run_folder
+from ..sanitizing import sanitize
+from ..training import fine_tune, objective_of
+from .grid import side_by_side
+from .measure import MISSED, measure
+from .prepare import Data, inputs, prepare
+from .setting import KEPT_OUT, Setting
+
+
+class Run(NamedTuple):
+    """One training: a method, what it starts from ("" for the base model), and what sets it apart."""
+
+    method: str
+    start: str = ""
+    target: str = ""  # of the erasure
+    missed: float = 0.0  # share of the terms that the blacklist of the repair lacks
+    kept_out: float = 0.0  # share of the records that the repair never sees
+
+
+RAW, PSEUDONYMIZED, SPARED = zip(*OBJECTIVES)
+TRAINED = (*RAW, *PSEUDONYMIZED, *SPARED, "counterfactual")
+
+
+def fine_tuned(setting: Setting) -> tuple[Run, ...]:
+    """Fine-tuning on raw text, on pseudonymised text (use case A), without listed targets, and on other terms.
+
+    With 0 epochs, where the model has read the text already, there is nothing but that model.
+    """
+    if not setting.epochs:
+        return (Run(setting.objectives[0]),)
+    names = [name for name in setting.objectives if setting.use_case == "A" or name not in PSEUDONYMIZED]
+    return tuple(Run(name) for name in (*names, "counterfactual"))
+
+
+def controls(setting: Setting) -> tuple[Run, ...]:
+    """Retrain at equal cost and the logit filter; base and counterfactual are measured with the fine-tunings.
+
+    Where the base model itself is unlearned, retraining from it is repair-only.
+    """
+    retrain = (Run("retrain-at-equal-cost"),) if setting.epochs else ()
+    return *retrain, Run("logit-filter", setting.objectives[0])
+
+
+def readings(setting: Setting) -> tuple[str, ...]:
+    """The readings of "last layer" that the family of the setting's model has."""
+    return tuple(target for target in TARGETS if not (setting.causal and target == "head-transform"))
+
+
+def unlearned(start: str, targets: Iterable[str]) -> tuple[Run, ...]:
+    """SANI for some readings of the last layer, and its competitors, from one fine-tuned model."""
+    return (*(Run("sani", start, t) for t in targets), Run("repair-only", start), Run("pruning", start))
+
+
+def missed_terms(setting: Setting) -> tuple[Run, ...]:
+    """SANI with a blacklist that misses some of the terms."""
+    return tuple(Run("sani", setting.objectives[0], "lm-head", missed=share) for share in MISSED)
+
+
+def half_repaired(setting: Setting) -> tuple[Run, ...]:
+    """SANI with half of the records kept out of the repair."""
+    return (Run("sani", setting.objectives[0], "lm-head", kept_out=KEPT_OUT),)
+
+
+def all_runs(setting: Setting) -> tuple[Run, ...]:
+    """Every run that the ledger of a setting needs; from pseudonymised text and with gaps for BERT in use case A."""
+    raw, pseudonymized, _ = setting.objectives
+    runs = (*fine_tuned(setting), *controls(setting), *unlearned(raw, readings(setting)))
+    if not setting.with_gaps:
+        return runs
+    more = unlearned(pseudonymized, readings(setting))
+    return (*runs, *more, *missed_terms(setting), *half_repaired(setting))
+
+
+def folder(setting: Setting, seed: int, run: Run) -> Path:
+    """The run folder of a run (it may not exist yet)."""
+    stage = "-".join(filter(None, (run.method, run.target, run.start)))
+    arguments = asdict(setting)
+    if run.method != "sani":
+        del arguments["fraction"]
+    return run_folder(stage, __name__, **arguments, inputs=inputs(setting), seed=seed, run=run)
+
+
+def is_done(setting: Setting, seed: int, run: Run) -> bool:
+    """Whether a run is finished."""
+    return (folder(setting, seed, run) / "params.yaml").exists()
+
+
+def model_of(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
+    """The model of a run, trained first if it is not there; "" as method stands for the base model."""
+    if not run.method:
+        return prepare(setting, seed).base
+    make = _fine_tuned if run.method in TRAINED else _unlearned
+    if is_done(setting, seed, run):
+        return make(setting, seed, run)
+    with alone(folder(setting, seed, run)):
+        return make(setting, seed, run)
+
+
+def _fine_tuned(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
+    data, at = prepare(setting, seed), setting.trained_at
+    blocks = data.pseudonymized if run.method in PSEUDONYMIZED else data.raw
+    if run.method == "counterfactual":
+        blocks, at = data.resampled, [setting.epochs]
+    objective = objective_of(data.base, spares=run.method in SPARED)
+    options = _options(setting, data, run, at, (0, setting.epochs))
+    return fine_tune(data.base, blocks, objective, setting.epochs, **options)
+
+
+def _unlearned(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
+    data, start, last = prepare(setting, seed), model_of(setting, seed, Run(run.start)), setting.repair_epochs
+    if run.method == "logit-filter":
+        filtered = sanitize(start, data.raw, "logit-filter")
+        model = fine_tune(filtered, data.raw, epochs=0, **_options(setting, data, run, [0], [0]))
+        model.logit_filter = filtered.logit_filter  # held in memory only, so a model read back lacks it
+        return model
+    at = [last] if run.missed or run.kept_out else setting.repaired_at
+    options = _options(setting, data, run, at, [last])
+    if run.method == "sani":
+        options |= {"target": run.target, "fraction": setting.fraction}
+    return sanitize(start, _repair_blocks(setting, data, run), run.method, last, base=data.base, **options)
+
+
+def _options(setting: Setting, data: Data, run: Run, at: Sequence[int], thorough: Sequence[int]) -> dict:
+    """How a run is trained, after which epochs it is measured, and after which of them thoroughly."""
+    return {
+        "learning_rate": setting.learning_rate, "batch_size": setting.batch_size, "seed": data.seed, "progress": False,
+        "run_dir": folder(setting, data.seed, run), "measure_at": at, "measure": measure(setting, data, thorough),
+    }  # fmt: skip
+
+
+def control_run(setting: Setting, name: str) -> Run:
+    """The run that trains what is called base, unprotected, logit-filter, or as a run without a start."""
+    raw = setting.objectives[0]
+    return Run({"base": "", "unprotected": raw, "logit-filter": raw}.get(name, name))
+
+
+def control(setting: Setting, seed: int, name: str) -> PreTrainedModel:
+    """The model of a name as in `control_run`, trained first if it is not there, its filter put on."""
+    model = model_of(setting, seed, control_run(setting, name))
+    return sanitize(model, prepare(setting, seed).raw, "logit-filter") if name == "logit-filter" else model
+
+
+def _repair_blocks(setting: Setting, data: Data, run: Run) -> Dataset:
+    """What a run repairs on: MLMA on its own pseudonymised text, the others on the raw one or what is left of it."""
+    if run.start in PSEUDONYMIZED:
+        return data.pseudonymized
+    if not (run.missed or run.kept_out):
+        return data.raw
+    corpus = data.corpus
+    if run.kept_out:
+        corpus = corpus.select(sorted(set(range(len(corpus))) - set(data.kept_out.tolist())))
+    listed = data.blacklist.without(run.missed, data.seed)
+    return encode(corpus, data.tokenizer, listed, setting.block_size, progress=False)
+
+
+def _work(setting: Setting, seed: int, run: Run | None, threads: int) -> None:
+    """One task of a worker process: prepare a seed (run None), or make one run."""
+    torch.set_num_threads(threads)
+    try:
+        if run is None:
+            prepare(setting, seed)
+        else:
+            model_of(setting, seed, run)
+    except ArithmeticError as error:  # holds a model, which does not travel between processes
+        raise RuntimeError(f"seed {seed}, {run}: {error}") from None
+
+
+def complete(setting: Setting, seeds: Sequence[int], runs: Sequence[Run], jobs: int = 0, progress: bool = True) -> int:
+    """Make the runs that are missing, those they start from first; returns how many were made.
+
+    `jobs` as in `side_by_side`. An interrupted call goes on where it stopped.
+    """
+    runs = list(dict.fromkeys([*(Run(run.start) for run in runs if run.start), *runs]))
+    missing = [(seed, run) for seed in seeds for run in runs if not is_done(setting, seed, run)]
+    if not missing:
+        return 0
+    cost = {(seed, run): _epochs(setting, run) for seed, run in missing}
+    waves = [[(seed, None) for seed in dict.fromkeys(seed for seed, _ in missing)]]  # then the costliest first
+    for later in (False, True):
+        waves.append(sorted((task for task in missing if bool(task[1].start) == later), key=lambda task: -cost[task]))
+    jobs = 1 if len(missing) == 1 else jobs
+    bar = tqdm(total=sum(cost.values()), unit="epoch", desc=f"{len(missing)} runs", disable=not progress, leave=False)
+    with bar:
+        side_by_side(partial(_work, setting), waves, jobs, lambda task: bar.update(cost.get(task, 0)))
+    return len(missing)
+
+
+def _epochs(setting: Setting, run: Run) -> int:
+    return setting.epochs if run.method in TRAINED else 1 if run.method == "logit-filter" else setting.repair_epochs
+
+
+def results(setting: Setting, seeds: Sequence[int], runs: Sequence[Run]) -> pd.DataFrame:
+    """A row per value that the finished runs measured.
+
+    Columns: seed, method, start, target, missed, kept_out, epoch (from the start of the fine-tuning on), subset,
+    metric, kind, context, value, low, high (the last two: bootstrap over records, where computed).
+    """
+    keys, tables = ["epoch", "subset", "metric", "kind", "context"], []
+    for seed in seeds:
+        for run in runs:
+            table = pd.read_parquet(folder(setting, seed, run) / "metrics.parquet")
+            table = table.reindex(columns=[*keys, "value", "low", "high"])
+            table = table.astype(dict.fromkeys(keys[1:], object) | {"epoch": int}).sort_values(keys)
+            table["epoch"] += setting.epochs if run.start else 0
+            tables.append(table.assign(seed=seed, **run._asdict()))
+    return pd.concat(tables, ignore_index=True)[["seed", *Run._fields, *keys, "value", "low", "high"]]

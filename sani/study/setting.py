@@ -1,0 +1,101 @@
+"""A setting: what a study trains, on what, for how long (PAPER §4)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from ..models import is_causal
+from ..results.objectives import OBJECTIVES
+
+# After which share of the epochs of fine-tuning is measured: in A after 0, 4, 8, 16, 32, 64.
+TRAINED_AT = {"A": (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1), "B": (0, 1)}
+REPAIRED_AT = (0, 1, 2, 5, 13)  # in A; in B after each epoch
+KEPT_OUT = 0.5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a use case: the defaults are the tiny preset of use case A.
+
+    `corpus` is a name or path of `load_corpus`. In use case A the blacklist is what is annotated and what is rare, in
+    B what the model `ner` finds; there `epochs` are those in which the model comes to be the off-the-shelf one.
+    """
+
+    name: str = "tiny"
+    use_case: str = "A"
+    model: str = "tiny-bert"
+    corpus: str = "synthetic-clinical"
+    folder: str = ""  # where the corpora that do not come with this project lie
+    words: int = 0  # of bookcorpus, from the beginning; 0 for all of a folder, and of the Hub's the paper's 77 million
+    half: str = ""  # "private": the half of the records that the base model was not pre-trained on
+    records: int = 200  # at most; of the private corpus
+    heldout_records: int = 60  # of persons never trained on
+    heldout_share: float = 0.0  # of the persons of a fixed corpus; 0 for as few as the held-out records need
+    block_size: int = 128
+    epochs: int = 64
+    repair_epochs: int = 13
+    fraction: float = 0.5  # of the neurons that SANI erases
+    learning_rate: float = 3e-3
+    batch_size: int = 4
+    ner: str = ""  # B: the model that finds the terms: shipped name, local folder or Hub id; "" for capitalised words
+    classes: tuple[str, ...] = ()  # B: of the model's entities; () for all
+    min_share: float = 0.05  # B: terms found in a smaller share of the places where they stand are dropped
+    min_count: int = 1  # B: terms found fewer times are dropped
+    top: int = 0  # B: only so many terms, the most frequent; 0 for all
+    emotions: str = ""  # B: the corpus of the downstream classifier; "" for none
+    emotions_folder: str = ""
+    emotion_records: int = 2000  # at most; two thirds to train on, one third to test on
+    classifier_learning_rate: float = 3e-3
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping, **more) -> "Setting":
+        """The setting of a notebook: of its parameters (as a mapping, `globals()`) those that are fields, and `more`.
+
+        `preset` is the setting's name, and `classes` may be separated by commas. Raises TypeError for a value that no
+        parameter can have.
+        """
+        known = {field.name for field in fields(cls)} - {"name"}
+        chosen = {name: value for name, value in parameters.items() if name in known} | more
+        if "preset" in parameters:
+            chosen.setdefault("name", parameters["preset"])
+        for name, value in chosen.items():
+            if not isinstance(value, (str, int, float, tuple)):
+                raise TypeError(f"{name} is a {type(value).__name__}; make the setting before the name is used anew")
+        if isinstance(classes := chosen.get("classes"), str):
+            chosen["classes"] = tuple(filter(None, classes.split(",")))
+        return cls(**chosen)
+
+    @property
+    def trained_at(self) -> list[int]:
+        """The epochs of fine-tuning after which is measured."""
+        return sorted({round(share * self.epochs) for share in TRAINED_AT[self.use_case]})
+
+    @property
+    def repaired_at(self) -> list[int]:
+        """The epochs of unlearning after which is measured."""
+        if self.use_case == "B":
+            return list(range(1, self.repair_epochs + 1))
+        return sorted({*(e for e in REPAIRED_AT if e < self.repair_epochs), self.repair_epochs})
+
+    @property
+    def with_gaps(self) -> bool:
+        """Whether SANI is also run with blacklists that miss terms, and on half of the records (BERT in use case A)."""
+        return self.use_case == "A" and not self.causal
+
+    @property
+    def causal(self) -> bool:
+        return is_causal(self.model)
+
+    @property
+    def objectives(self) -> tuple[str, str, str]:
+        """How its family names fine-tuning on raw text, on pseudonymised text, and without listed targets."""
+        return OBJECTIVES[self.causal]
+
+
+SETTINGS = {
+    "tiny": Setting(),
+    "tiny-gpt2": Setting(name="tiny-gpt2", model="tiny-gpt2", records=120, learning_rate=3e-4, batch_size=8),
+    "tiny-stories": Setting(
+        name="tiny-stories", use_case="B", model="tiny-bert-stories-public", corpus="synthetic-stories", records=300,
+        repair_epochs=4, ner="tiny-ner", emotions="synthetic-emotions",
+    ),
+}  # fmt: skip

@@ -1,0 +1,140 @@
+"""The READMEs: short, links that resolve, generated tables that are up to date, commands that exist."""
+
+import ast
+import importlib.util
+import json
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pandas as pd
+import pytest
+from benchmarks.__main__ import COLUMNS, markdown_table, merged
+from benchmarks.works import WORKS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "figures/README.md", "sani/README.md", "tests/benchmarks/README.md"]
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:href|src)=[\"']([^\"']+)")
+COMMAND = re.compile(r"python -m ((?:sani|tests)(?:\.\w+)*)(?: ([a-z][\w-]*))?")
+
+
+def read(page):
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def without_code(text):
+    return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+
+
+def anchors(text):
+    """The anchors of a page as GitHub makes them, from its headings and from `<a id>` or `<a name>`."""
+    names, found = [], set()
+    for heading in re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.M):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`]", r"\1", heading)
+        name = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        found.add(f"{name}-{names.count(name)}" if name in names else name)
+        names.append(name)
+    return {*found, *re.findall(r"""<a (?:id|name)=["']([^"']+)["']""", text)}
+
+
+def between(page, name):
+    return re.search(rf"<!-- {name}: [^\n]*-->\n(.*?)\n<!-- end of {name} -->", read(page), re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_are_there(page):
+    links = {"".join(found) for found in LINK.findall(without_code(read(page)))}
+    assert links
+    for link in {link for link in links if not link.startswith("https://")}:
+        path, _, anchor = unquote(link).partition("#")
+        target = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+        assert target.exists() and target.is_relative_to(ROOT), f"{page}: {link} leads nowhere"
+        if anchor:
+            assert target.suffix == ".md" and anchor in anchors(target.read_text(encoding="utf-8")), f"{page}: {link}"
+
+
+def test_anchors_by_hand():
+    page = '## How low can one go?\n### The `x` of *y*\n## Twice\n## Twice\n```\n# no heading\n```\n<a id="a4"></a>'
+    assert anchors(page) == {"how-low-can-one-go", "the-x-of-y", "twice", "twice-1", "a4"}
+
+
+def test_pictures_have_a_text_for_those_who_do_not_see_them():
+    for page in PAGES:
+        assert all(len(alt) > 20 for alt in re.findall(r"!\[([^\]]*)\]\([^)]*\)", read(page)))
+
+
+def test_the_first_page_is_one_page():
+    assert (ROOT / "README.md").stat().st_size <= 12_000
+    assert len(re.findall(r"^!\[", read("README.md"), re.M)) == 1
+
+
+def test_every_notebook_and_every_file_of_the_core_is_on_the_map():
+    for path in ROOT.glob("notebooks/[0-9]*.ipynb"):
+        assert f"(notebooks/{path.name})" in read("README.md"), path.name
+    for path in ROOT.glob("sani/*.py"):
+        assert f"({path.name})" in read("sani/README.md") or path.name == "__init__.py", path.name
+    rooms = {path.parent.name for path in ROOT.glob("sani/*/__init__.py")}
+    assert rooms <= set(re.findall(r"^\| `(\w+)/` \|", read("sani/README.md"), re.M))
+
+
+def test_every_figure_of_a_study_is_in_the_results():
+    for path in ROOT.glob("figures/use_case_*.png"):
+        assert f"({path.name})" in read("figures/README.md"), path.name
+
+
+def test_the_ledger_s_tables_are_those_of_its_rows():
+    from sani.results import matrix
+
+    claims = pd.read_csv(ROOT / "figures" / "claims.csv")
+    assert between("figures/README.md", "claims-matrix") == matrix.markdown(claims)
+    assert between("figures/README.md", "claims") == matrix.details(claims)
+
+
+def test_the_benchmarks_table_is_that_of_its_rows():
+    table = pd.read_csv(ROOT / "figures" / "benchmarks.csv")
+    assert between("tests/benchmarks/README.md", "benchmarks") == markdown_table(table)
+    assert {(w.name, w.peer) for w in WORKS.values()} == set(zip(table["work"], table["peer"]))
+
+
+def test_a_benchmark_replaces_its_own_row_only():
+    table = pd.read_csv(ROOT / "figures" / "benchmarks.csv")
+    again = merged(table.drop(index=3), table.loc[3].to_dict())
+    pd.testing.assert_frame_equal(again.reset_index(drop=True), table, check_dtype=False)
+    new = merged(table, table.loc[3].to_dict() | {"ratio": 9.5}).reset_index(drop=True)
+    assert new["ratio"][3] == 9.5 and len(new) == len(table)
+    assert list(merged(pd.DataFrame(columns=COLUMNS), table.loc[3].to_dict()).columns) == COLUMNS
+
+
+def commands():
+    """Every `python -m sani… [word]` that READMEs, notebooks, presets and the package's own messages name."""
+    for page in PAGES:
+        yield from ((page, *found) for found in COMMAND.findall(read(page)))
+    for pattern in ("notebooks/*.ipynb", "notebooks/*.py", "notebooks/presets/*.yaml", "sani/**/*.py"):
+        for path in ROOT.glob(pattern):
+            yield from ((path.name, *found) for found in COMMAND.findall(path.read_text(encoding="utf-8")))
+    for path in ROOT.glob("sani/weights/*/manifest.json"):
+        command = json.loads(path.read_text(encoding="utf-8"))["command"]
+        yield from ((f"{path.parent.name}/{path.name}", *found) for found in COMMAND.findall(command))
+
+
+def runs_as_a_program(module):
+    """Whether `python -m module` does something: a package with a __main__, or a module with a main guard."""
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        return False
+    if spec.submodule_search_locations:
+        spec = importlib.util.find_spec(f"{module}.__main__")
+        return spec is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    return any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in tree.body)
+
+
+def test_every_command_that_is_named_exists():
+    found = set(commands())
+    modules = {module for _, module, _ in found}
+    assert {"sani.runs", "sani.study", "sani.sweep", "sani.weights.build", "sani.results.figures"} <= modules
+    for where, module, _ in sorted(found):
+        known = (ROOT / "tests" / "benchmarks" / "__main__.py").exists() if module == "tests.benchmarks" else None
+        assert known or runs_as_a_program(module), f"{where} names python -m {module}, which is no program"
+    words = {word for _, module, word in found if module == "sani.study" and word}
+    assert words <= {"ledger", "costs", "ablation", "distillation"}
