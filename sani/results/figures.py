@@ -17,8 +17,9 @@ from ..runs import figure_file, figures_folder, notebook_figures
 from .drawings.ablation import ablation, distillation, effects, sweep
 from .drawings.claims import claims
 from .drawings.demo import demo
-from .drawings.identifiers import LABELS, STYLE, contexts, fine_tune, frame, memory, recall, sani, tradeoff
+from .drawings.identifiers import contexts, fine_tune, frame, memory, recall, sani, tradeoff
 from .drawings.pretrained import cost, frequency, generation, unlearning
+from .drawings.style import STYLE, errors, label_of, light_grid
 
 SETTINGS = {"svg.hashsalt": "sani", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -65,13 +66,12 @@ def quickstart(table: pd.DataFrame) -> Figure:
                 shift = {"visible": 0.12, "isolated": -0.16}[row.context] if metric == leak else 0
                 filled = row.context == "visible"
                 axes.errorbar(
-                    row.value, methods.index(row.method) + shift, xerr=[[row.value - row.low], [row.high - row.value]],
+                    row.value, methods.index(row.method) + shift, xerr=errors(row),
                     color=colour, marker=marker, markersize=7, markerfacecolor=colour if filled else "white",
                     capsize=2, linewidth=1.2,
                 )  # fmt: skip
-            axes.grid(axis="x", linewidth=0.4, alpha=0.6)
-            axes.set_axisbelow(True)
-        left.set_yticks(range(len(methods)), [LABELS.get(m, m) for m in methods])
+            light_grid(axes, "x")
+        left.set_yticks(range(len(methods)), [label_of(m) for m in methods])
         left.set_xlim(left=min(0, left.get_xlim()[0]))
         left.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
         left.set_xlabel("direct identifiers predicted whole, in place\n(filled: visible; hollow: isolated)")

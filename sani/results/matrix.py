@@ -7,18 +7,13 @@ import pandas as pd
 from ..runs import figure_file, home
 from . import figures
 from .markdown import write_table
+from .tables import READINGS, deciding
 
 MARKS = {"holds": "✔h", "contradicted": "✘c", "undecided": "?u"}  # a symbol, and the initial of the word
-READINGS = ("lm-head", "head-transform", "last-block-output", "last-block")
 LEGEND = (
     "✔h holds · ✘c contradicted · ?u undecided “·” not judged. Several marks: one for each reading of the last layer, "
     f"in the order {', '.join(READINGS)} (GPT-2 has no head-transform); a single one: the same fact for all of them."
 )
-
-
-def deciding(claims: pd.DataFrame) -> pd.DataFrame:
-    """The rows of figures/claims.csv that decide a claim ("A5", not its conditions "A5a", "A5b", …)."""
-    return claims[claims["id"].str.fullmatch(r"[A-Z]\d+")]
 
 
 def facts(rows: pd.DataFrame) -> list[tuple[list[str], pd.Series]]:

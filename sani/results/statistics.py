@@ -9,12 +9,17 @@ import pandas as pd
 from scipy import stats
 
 MARGIN = 0.01  # a difference in regurgitation or utility that does not matter
-
-
 UNDECIDED = "the data does not decide"
-
-
+FEWEST = 5  # values without which a claim stays undecided
 COMPARED = ("regurgitation", "regurgitation of direct identifiers", "utility", "utility_heldout")
+
+
+def half_width(sd: float | pd.Series, n: int | pd.Series) -> float | pd.Series:
+    """Half of the 95 % interval (Student's t) of a mean of n values of standard deviation sd; NaN where sd is.
+
+    One value or none has no sd (NaN), and so no interval.
+    """
+    return stats.t.ppf(0.975, np.maximum(n, 2) - 1) * sd / np.sqrt(n)
 
 
 class Comparison(NamedTuple):
@@ -44,7 +49,7 @@ def paired(table: pd.DataFrame, names: Sequence[str], comparisons: Sequence[Comp
                 difference = difference - (wide[(*one, metric)] - wide[(*other, metric)])
             difference = difference.dropna()
             n, mean, sd = len(difference), difference.mean(), difference.std()
-            half = stats.t.ppf(0.975, n - 1) * sd / n**0.5 if n > 1 else float("nan")
+            half = half_width(sd, n)
             rows.append(
                 comparison._asdict() | {
                     "metric": metric, "value": mean, "low": mean - half, "high": mean + half,
@@ -120,9 +125,6 @@ def answers(found: pd.DataFrame, chance: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-FEWEST = 5
-
-
 def judge(values: pd.Series, sign: str, margin: float) -> dict:
     """Mean, sd, 95 % interval (Student's t over seeds), slack and verdict of a condition's values.
 
@@ -130,8 +132,8 @@ def judge(values: pd.Series, sign: str, margin: float) -> dict:
     """
     values = values.dropna()
     n = len(values)
-    mean, sd = float(values.mean()), float(values.std(ddof=1)) if n > 1 else float("nan")
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / np.sqrt(n) if n > 1 else float("nan")
+    mean, sd = float(values.mean()), float(values.std())
+    half = half_width(sd, n)
     low, high = mean - half, mean + half
     meets, misses, slack = {
         ">": (low > margin, high <= margin, mean - margin),

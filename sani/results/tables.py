@@ -1,9 +1,16 @@
 """Tables of the study: means over seeds, where each method ends, and what the figures are drawn from."""
 
 import pandas as pd
-from scipy import stats
 
 from .objectives import OBJECTIVES
+from .statistics import half_width
+
+READINGS = ("lm-head", "head-transform", "last-block-output", "last-block")  # of "last layer", in the ledger's order
+
+
+def deciding(claims: pd.DataFrame) -> pd.DataFrame:
+    """The rows of figures/claims.csv that decide a claim ("A5", not its conditions "A5a", "A5b", …)."""
+    return claims[claims["id"].str.fullmatch(r"[A-Z]\d+")]
 
 
 def objectives(table: pd.DataFrame) -> tuple[str, str, str]:
@@ -29,7 +36,7 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
         .reset_index()
     )
     several = table["seeds"] > 1
-    half = stats.t.ppf(0.975, table["seeds"].clip(lower=2) - 1) * table["sd"] / table["seeds"] ** 0.5
+    half = half_width(table["sd"], table["seeds"])
     table["low"] = table["low"].where(~several, table["value"] - half)
     table["high"] = table["high"].where(~several, table["value"] + half)
     return table.drop(columns="sd")

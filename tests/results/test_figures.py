@@ -3,11 +3,13 @@
 import re
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from sani.blacklists import Hit
 from sani.results import figures, statistics, tables
+from sani.results.drawings.style import errors
 from sani.runs import PACKAGE
 
 COMMITTED = PACKAGE.parent / "figures"
@@ -166,3 +168,18 @@ def test_generated_terms_are_drawn_from_the_table():
     assert "40.0 → 3.0 (prefix)" in drawn._suptitle.get_text()
     left = drawn.axes[0]
     assert [line.get_xdata()[0] for line in left.get_lines() if line.get_marker() != "|"] == [2.0, 40.0, 3.0]
+
+
+def test_an_interval_never_points_backwards_and_is_nothing_where_there_is_none():
+    rows = pd.DataFrame({"value": [0.5, 0.5, 0.5], "low": [0.4, 0.6, float("nan")], "high": [0.7, 0.45, float("nan")]})
+    wanted = [[0.1, 0, 0], [0.2, 0, 0]]
+    assert errors(rows) == pytest.approx(np.array(wanted))
+    for at, row in enumerate(rows.itertuples()):
+        assert errors(row) == pytest.approx(np.array(wanted)[:, [at]])
+    assert errors(rows.iloc[0]) == pytest.approx(np.array([[0.1], [0.2]]))
+
+
+def test_half_an_interval_by_hand():
+    assert statistics.half_width(2.0, 5) == pytest.approx(2.776445 * 2 / 5**0.5, rel=1e-6)
+    found = statistics.half_width(pd.Series([2.0, float("nan")]), pd.Series([5, 1]))
+    assert found[0] == statistics.half_width(2.0, 5) and np.isnan(found[1])

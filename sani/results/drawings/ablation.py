@@ -1,12 +1,11 @@
 """The drawings of the ablation, its effects and sweeps, each from one table."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from ..tables import summary
-from .identifiers import LABELS, STYLE, legend_below, light_grid, over_seeds
+from .style import errors, label_of, legend_below, light_grid, over_seeds, style_of
 
 LEAK, KNOWS = "regurgitation", "utility"
 COLOURS = ("#009E73", "#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#882255")
@@ -18,11 +17,8 @@ def _point(axes, of_point: pd.DataFrame, **options) -> None:
     """A model in the plane of regurgitation and utility, with both intervals."""
     at = of_point.set_index("metric")
     x, y = at.loc[LEAK], at.loc[KNOWS]
-    axes.errorbar(
-        x["value"], y["value"], xerr=[[max(0, x["value"] - x["low"])], [max(0, x["high"] - x["value"])]],
-        yerr=[[max(0, y["value"] - y["low"])], [max(0, y["high"] - y["value"])]],
-        **{"linestyle": "none", "capsize": 2, "elinewidth": 0.8, "markersize": 6} | options,
-    )  # fmt: skip
+    options = {"linestyle": "none", "capsize": 2, "elinewidth": 0.8, "markersize": 6} | options
+    axes.errorbar(x["value"], y["value"], xerr=errors(x), yerr=errors(y), **options)
 
 
 def _plane(axes, title: str) -> None:
@@ -37,9 +33,8 @@ def _plane(axes, title: str) -> None:
 
 def _controls(axes, plain: pd.DataFrame, names=CONTROLS) -> None:
     for name in names:
-        colour, marker = STYLE[name]
         rows = plain[(plain["method"] == name) & (plain["repair"] != "ordinary")]
-        _point(axes, rows, color="0.5", marker=marker, markersize=5, label=LABELS.get(name, name), zorder=1)
+        _point(axes, rows, **style_of(name) | {"color": "0.5"}, markersize=5, label=label_of(name), zorder=1)
 
 
 def _erasing_and_repairing(axes, half: pd.DataFrame, plain: pd.DataFrame) -> None:
@@ -78,6 +73,54 @@ def _chance(axes, table: pd.DataFrame) -> None:
     light_grid(axes)
 
 
+def _targets(axes, half: pd.DataFrame, plain: pd.DataFrame, targets: list[str]) -> None:
+    """Which tensor is erased."""
+    for target, colour, marker in zip(targets, COLOURS, MARKERS):
+        of_target = half[(half["target"] == target) & (half["repair"] == "spared")]
+        _point(axes, of_target, color=colour, marker=marker, label=target)
+    _controls(axes, plain)
+    _plane(axes, "what is erased (half of the neurons, to zero)")
+    axes.legend(fontsize=7, loc="lower right")
+
+
+def _choices(axes, plain: pd.DataFrame) -> None:
+    """Which neurons are erased, and what they are filled with."""
+    of_head = plain[(plain["target"] == "lm-head") & (plain["fraction"] == 0.5) & (plain["repair"] == "spared")]
+    for neurons, colour in zip(dict.fromkeys(plain.loc[plain["neurons"] != "", "neurons"]), COLOURS):
+        for fill, marker in zip(("zero", "init", "pretrained"), MARKERS):
+            rows = of_head[(of_head["neurons"] == neurons) & (of_head["fill"] == fill)]
+            if len(rows):
+                _point(axes, rows, color=colour, marker=marker, label=f"{neurons}, {fill}")
+    _controls(axes, plain, ("repair-only", "counterfactual"))
+    _plane(axes, "which neurons of lm-head, filled with what")
+    axes.legend(fontsize=7, loc="lower right")
+
+
+def _fractions(axes, usual: pd.DataFrame, plain: pd.DataFrame, targets: list[str], metric: str, name: str) -> None:
+    """A metric over the share of neurons erased, for targets of three shares or more."""
+    options = {"capsize": 2, "elinewidth": 0.8, "markersize": 5}
+    of_metric = usual[(usual["metric"] == metric) & (usual["method"] == "sani") & (usual["repair"] == "spared")]
+    nothing = plain[(plain["metric"] == metric) & (plain["method"] == "repair-only") & (plain["repair"] == "spared")]
+    for target, colour, marker in zip(targets, COLOURS, MARKERS):
+        rows = of_metric[of_metric["target"] == target]
+        if rows["fraction"].nunique() < 3:
+            continue
+        rows = pd.concat([nothing, rows]).sort_values("fraction")
+        axes.errorbar(rows["fraction"], rows["value"], yerr=errors(rows), color=colour, marker=marker, label=target,
+                      linewidth=1.3, **options)  # fmt: skip
+    untied = plain[(plain["metric"] == metric) & (plain["method"] == "untied")]
+    axes.errorbar(
+        untied["fraction"] + 0.015, untied["value"], yerr=errors(untied), color=COLOURS[0], marker="D",
+        markerfacecolor="white", linestyle="none", label="lm-head untied, not erased", **options,
+    )  # fmt: skip
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("neurons erased (0: repair-only)")
+    axes.set_ylabel(name)
+    axes.set_title(f"how much is erased: {name}", fontsize=10)
+    axes.legend(fontsize=7)
+    light_grid(axes)
+
+
 def ablation(table: pd.DataFrame) -> Figure:
     """Trade-offs of targets, choices, fractions, of erasing and repairing; and what chance does. A row per seed."""
     mean = summary(table)
@@ -88,56 +131,10 @@ def ablation(table: pd.DataFrame) -> Figure:
     grid = figure.subplots(3, 2)
     targets = list(dict.fromkeys(half.loc[half["method"] == "sani", "target"]))
 
-    axes = grid[0, 0]
-    for target, colour, marker in zip(targets, COLOURS, MARKERS):
-        of_target = half[(half["target"] == target) & (half["repair"] == "spared")]
-        _point(axes, of_target, color=colour, marker=marker, label=target)
-    _controls(axes, plain)
-    _plane(axes, "what is erased (half of the neurons, to zero)")
-    axes.legend(fontsize=7, loc="lower right")
-
-    axes = grid[0, 1]
-    for neurons, colour in zip(dict.fromkeys(plain.loc[plain["neurons"] != "", "neurons"]), COLOURS):
-        for fill, marker in zip(("zero", "init", "pretrained"), MARKERS):
-            rows = plain[
-                (plain["target"] == "lm-head") & (plain["fraction"] == 0.5) & (plain["repair"] == "spared")
-                & (plain["neurons"] == neurons) & (plain["fill"] == fill)
-            ]  # fmt: skip
-            if len(rows):
-                _point(axes, rows, color=colour, marker=marker, label=f"{neurons}, {fill}")
-    _controls(axes, plain, ("repair-only", "counterfactual"))
-    _plane(axes, "which neurons of lm-head, filled with what")
-    axes.legend(fontsize=7, loc="lower right")
-
-    for axes, metric, name in ((grid[1, 0], LEAK, "listed terms regurgitated"), (grid[1, 1], KNOWS, "utility")):
-        of_metric = usual[(usual["metric"] == metric) & (usual["method"] == "sani") & (usual["repair"] == "spared")]
-        nothing = plain[
-            (plain["metric"] == metric) & (plain["method"] == "repair-only") & (plain["repair"] == "spared")
-        ]
-        for target, colour, marker in zip(targets, COLOURS, MARKERS):
-            rows = of_metric[of_metric["target"] == target]
-            if rows["fraction"].nunique() < 3:
-                continue
-            rows = pd.concat([nothing, rows]).sort_values("fraction")
-            errors = [(rows["value"] - rows["low"]).clip(lower=0), (rows["high"] - rows["value"]).clip(lower=0)]
-            axes.errorbar(
-                rows["fraction"], rows["value"], yerr=np.nan_to_num(errors), color=colour, marker=marker, label=target,
-                capsize=2, elinewidth=0.8, linewidth=1.3, markersize=5,
-            )  # fmt: skip
-        untied = plain[(plain["metric"] == metric) & (plain["method"] == "untied")]
-        errors = [(untied["value"] - untied["low"]).clip(lower=0), (untied["high"] - untied["value"]).clip(lower=0)]
-        axes.errorbar(
-            untied["fraction"] + 0.015, untied["value"], yerr=np.nan_to_num(errors), color=COLOURS[0], marker="D",
-            markerfacecolor="white", linestyle="none", capsize=2, elinewidth=0.8, markersize=5,
-            label="lm-head untied, not erased",
-        )  # fmt: skip
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.set_xlabel("neurons erased (0: repair-only)")
-        axes.set_ylabel(name)
-        axes.set_title(f"how much is erased: {name}", fontsize=10)
-        axes.legend(fontsize=7)
-        light_grid(axes)
-
+    _targets(grid[0, 0], half, plain, targets)
+    _choices(grid[0, 1], plain)
+    _fractions(grid[1, 0], usual, plain, targets, LEAK, "listed terms regurgitated")
+    _fractions(grid[1, 1], usual, plain, targets, KNOWS, "utility")
     _erasing_and_repairing(grid[2, 0], half, plain)
     _chance(grid[2, 1], table)
 
@@ -172,14 +169,13 @@ def effects(table: pd.DataFrame) -> Figure:
         for y, row in zip(place, rows.itertuples()):
             decided = row.verdict in colours
             axes.errorbar(
-                row.value, y, xerr=[[row.value - row.low], [row.high - row.value]], marker="o", markersize=5, capsize=2,
+                row.value, y, xerr=errors(row), marker="o", markersize=5, capsize=2,
                 color=colours.get(row.verdict, "black"), markerfacecolor=None if decided else "white",
             )  # fmt: skip
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_xscale("symlog", linthresh=0.02)
         axes.set_xlabel(f"difference in {metric}")
-        axes.grid(axis="x", linewidth=0.4, alpha=0.6)
-        axes.set_axisbelow(True)
+        light_grid(axes, "x")
     panels[0].set_yticks(place, labels, fontsize=8)
     panels[0].invert_yaxis()
     counts = table[table["metric"].isin([LEAK, KNOWS])]["verdict"].value_counts()
@@ -203,22 +199,20 @@ def distillation(table: pd.DataFrame) -> Figure:
         rows = mean[mean["setting"] == setting].set_index(["metric", "size", "text", "method"]).sort_index()
         for axes, metric in zip(panels, (LEAK, KNOWS)):
             for y, (size, text, method) in enumerate(points):
-                row, (colour, marker) = rows.loc[metric, size, text, method], STYLE[method]
+                row = rows.loc[metric, size, text, method]
                 axes.errorbar(
-                    row["value"], y, color=colour, marker=marker, markersize=6, capsize=2, linestyle="none",
-                    xerr=[[max(0, row["value"] - row["low"])], [max(0, row["high"] - row["value"])]],
-                )  # fmt: skip
+                    row["value"], y, xerr=errors(row), markersize=6, capsize=2, linestyle="none", **style_of(method)
+                )
             groups = [(size, text) for size, text, _ in points]
             for y in (i - 0.5 for i in range(1, len(points)) if groups[i] != groups[i - 1]):
                 axes.axhline(y, color="0.7", linewidth=0.8)
             axes.set_xlabel("listed terms regurgitated" if metric == LEAK else metric)
             axes.set_title(f"{setting}: {metric}", fontsize=10)
-            axes.grid(axis="x", linewidth=0.4, alpha=0.6)
-            axes.set_axisbelow(True)
+            light_grid(axes, "x")
         panels[0].xaxis.set_major_formatter(PercentFormatter(1.0))
         labels = ["teacher" if size == "teacher" else names[text] for size, text, _ in points]
         panels[0].set_yticks(
-            range(len(points)), [f"{label}: {LABELS.get(m, m)}" for label, (*_, m) in zip(labels, points)], fontsize=8
+            range(len(points)), [f"{label}: {label_of(m)}" for label, (*_, m) in zip(labels, points)], fontsize=8
         )
         panels[0].set_ylim(len(points) - 0.5, -0.5)
         leak = rows.loc[LEAK, "value"]
@@ -245,12 +239,9 @@ def sweep(table: pd.DataFrame) -> Figure:
     for axes, metric in zip(panels, ("regurgitation of direct identifiers", KNOWS)):
         rows = mean[(mean["metric"] == metric) & (mean["context"] == "visible")]
         for number, (method, of_method) in enumerate(rows.groupby("method", sort=False)):
-            colour, marker = STYLE[method]
             x = [values.index(v) + 0.04 * (number - 3) for v in of_method["run"]]
-            errors = [(of_method["value"] - of_method["low"]).clip(lower=0),
-                      (of_method["high"] - of_method["value"]).clip(lower=0)]  # fmt: skip
-            axes.errorbar(x, of_method["value"], yerr=np.nan_to_num(errors), color=colour, marker=marker, capsize=2,
-                          linewidth=1.2, label=LABELS.get(method, method))  # fmt: skip
+            axes.errorbar(x, of_method["value"], yerr=errors(of_method), capsize=2, linewidth=1.2,
+                          label=label_of(method), **style_of(method))  # fmt: skip
         axes.set_xticks(range(len(values)), values)
         axes.set_xlabel(", ".join(swept))
         axes.set_ylabel(metric)

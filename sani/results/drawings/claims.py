@@ -4,14 +4,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..tables import READINGS, deciding
+
 # Colour (Okabe–Ito), marker, and the initial of the word: the verdict can be told without the colour.
 VERDICTS = {"holds": ("#009E73", "o", "h"), "contradicted": ("#D55E00", "X", "c"), "undecided": ("#999999", "s", "u")}
-READINGS = ("lm-head", "head-transform", "last-block-output", "last-block")
 
 
 def claims(table: pd.DataFrame) -> Figure:
     """The verdicts: a row per claim, a column per setting, four places for the readings of the last layer."""
-    table = table[table["id"].str.fullmatch(r"[A-Z]\d+")]
+    table = deciding(table)
     names = sorted(table["id"].unique())
     settings = list(dict.fromkeys(table["setting"]))
     text = table.drop_duplicates("id").set_index("id")["claim"]

@@ -1,80 +1,17 @@
 """The drawings of the study, each from one table: PAPER Figure 2, the trade-off, memory, recall, contexts."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from ..tables import CONTEXTS, endpoints, objectives, pick
-
-# One colour (Okabe–Ito) and one marker per method in every figure.
-STYLE = {
-    "unprotected": ("#D55E00", "X"),
-    "mlm": ("#D55E00", "X"),
-    "mlma": ("#882255", "<"),  # wine and indigo (Tol): the eight of Okabe and Ito do not reach
-    "ppmlm": ("#332288", ">"),
-    "sani": ("#009E73", "o"),
-    "repair-only": ("#56B4E9", "^"),
-    "pruning": ("#CC79A7", "s"),
-    "base": ("#000000", "D"),
-    "retrain-at-equal-cost": ("#0072B2", "P"),
-    "counterfactual": ("#E69F00", "v"),
-    "logit-filter": ("#999999", "*"),
-}
-STYLE |= {"clm": STYLE["mlm"], "clma": STYLE["mlma"], "ppclm": STYLE["ppmlm"]}
-LABELS = {
-    "mlm": "MLM (unprotected)",
-    "mlma": "MLMA",
-    "ppmlm": "PPMLM",
-    "clm": "CLM (unprotected)",
-    "clma": "CLMA",
-    "ppclm": "PPCLM",
-    "sani": "SANI",
-    "retrain-at-equal-cost": "retrain at equal cost",
-    "logit-filter": "logit filter",
-}
-
-
-def _style(method: str) -> dict:
-    colour, marker = STYLE[method]
-    return {"color": colour, "marker": marker}
-
-
-def curve(axes, rows: pd.DataFrame, method: str, sign: int = 1, **options) -> None:
-    """A curve over epochs with its intervals; `sign` −1 draws 1 − value."""
-    rows = rows.sort_values("epoch")
-    value, low, high = rows["value"], rows["low"], rows["high"]
-    if sign < 0:
-        value, low, high = 1 - value, 1 - high, 1 - low
-    options = _style(method) | {"linewidth": 1.4, "markersize": 5, "capsize": 2, "elinewidth": 0.8} | options
-    errors = [(value - low).clip(lower=0).fillna(0), (high - value).clip(lower=0).fillna(0)]
-    axes.errorbar(rows["epoch"], value, yerr=errors, **options)
-
-
-def legend_below(figure, axes_with_handles) -> None:
-    found = {}
-    for axes in axes_with_handles:
-        for handle, label in zip(*axes.get_legend_handles_labels()):
-            found.setdefault(label, handle)
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+from .style import LABELS, STYLE, curve, errors, label_of, legend_below, light_grid, over_seeds, style_of
 
 
 def _last(table, metric, method, kind="none", context="visible", start="", target="") -> float:
     rows = pick(endpoints(table), metric, kind, context, method=method, start=start, target=target)
     return float(rows["value"].iloc[0])
-
-
-def light_grid(axes) -> None:
-    axes.grid(linewidth=0.4, alpha=0.6)
-    axes.set_axisbelow(True)
-
-
-def over_seeds(table: pd.DataFrame) -> str:
-    seeds = int(table["seeds"].max())
-    return (
-        f"{seeds} seeds, 95 % intervals over seeds" if seeds > 1 else "one seed, 95 % bootstrap intervals over records"
-    )
 
 
 def fine_tune(table: pd.DataFrame) -> Figure:
@@ -118,14 +55,14 @@ def frame(table: pd.DataFrame) -> Figure:
             curve(utility, pick(table, "utility", method=method, start=""), method, label=LABELS[method])
         for method in ("repair-only", "pruning", "sani"):
             where = {"method": method, "start": start, "target": target if method == "sani" else ""}
-            label = LABELS.get(method, method)
+            label = label_of(method)
             curve(privacy, pick(table, "in_place", kind, **where), method, -1, label=label, linestyle="--")
             curve(utility, pick(table, "utility", **where), method, label=label, linestyle="--")
         for number, method in enumerate(controls, start=1):
             for axes, metric, sign in ((privacy, "in_place", -1), (utility, "utility", 1)):
                 rows = pick(ends, metric, kind if sign < 0 else "none", method=method)
                 curve(axes, rows.assign(epoch=last + number * step), method, sign, linestyle="none",
-                      label=LABELS.get(method, method))  # fmt: skip
+                      label=label_of(method))  # fmt: skip
         guessed = pick(ends, "in_place", kind, method="base")["value"].iloc[0]
         privacy.axhline(1 - guessed, color=STYLE["base"][0], linewidth=1, linestyle=":", zorder=-1)
         words = "all identifiers" if kind == "all" else "indirect identifiers"
@@ -164,13 +101,11 @@ def tradeoff(table: pd.DataFrame) -> Figure:
             isolated = pick(rows, "in_place", "all", "isolated", method=method)["value"].iloc[0]
             (y,) = pick(rows, metric, method=method).itertuples()
             points[method] = (1 - x.value, y.value)
-            errors = {"xerr": [[x.high - x.value], [x.value - x.low]], "yerr": [[y.value - y.low], [y.high - y.value]]}
-            errors = {k: [[max(0, e[0]) if e[0] == e[0] else 0] for e in v] for k, v in errors.items()}
             axes.errorbar(
-                1 - x.value, y.value, **_style(method), **errors, markersize=8, capsize=2, elinewidth=0.8,
-                linestyle="none", label=LABELS.get(method, method),
+                1 - x.value, y.value, xerr=errors(x)[::-1], yerr=errors(y), **style_of(method), markersize=8, capsize=2,
+                elinewidth=0.8, linestyle="none", label=label_of(method),
             )  # fmt: skip
-            axes.plot(1 - isolated, y.value, **_style(method) | {"markerfacecolor": "none"}, markersize=8, zorder=-1)
+            axes.plot(1 - isolated, y.value, **style_of(method) | {"markerfacecolor": "none"}, markersize=8, zorder=-1)
         best = [m for m, (p, u) in points.items() if not any(
             q >= p and w >= u and (q, w) != (p, u) for q, w in points.values())]  # fmt: skip
         front[metric] = best
@@ -180,7 +115,7 @@ def tradeoff(table: pd.DataFrame) -> Figure:
         axes.set_ylabel(f"utility {name}")
         light_grid(axes)
     on = "on" if "sani" in front["utility"] else "not on"
-    names = ", ".join(LABELS.get(m, m) for m in sorted(front["utility"]))
+    names = ", ".join(label_of(m) for m in sorted(front["utility"]))
     figure.suptitle(f"SANI is {on} the front of means (dotted), which is: {names}\n({over_seeds(table)})", fontsize=11)
     legend_below(figure, both)
     return figure
@@ -264,13 +199,9 @@ def contexts(table: pd.DataFrame) -> Figure:
         rows = table[(table["model"] == model) & (table["reading"] == "visible")]
         y = [names.index(context) + 0.3 - 0.15 * number for context in rows["context"]]
         face = {"markerfacecolor": "none"} if "half" in model else {}
-        errors = [
-            (rows["value"] - rows["low"]).clip(lower=0).fillna(0),
-            (rows["high"] - rows["value"]).clip(lower=0).fillna(0),
-        ]
         axes.errorbar(
-            rows["value"], y, xerr=errors, linestyle="none", label=model, capsize=2, elinewidth=0.8,
-            **_style(method), **face,
+            rows["value"], y, xerr=errors(rows), linestyle="none", label=model, capsize=2, elinewidth=0.8,
+            **style_of(method), **face,
         )  # fmt: skip
     axes.set_yticks(range(len(names)), names)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -303,9 +234,8 @@ def memory(table: pd.DataFrame) -> Figure:
                 ("excess", "visible", {"marker": "|", "markersize": 11, "markeredgewidth": 2}, -0.2),
             ):  # fmt: skip
                 (row,) = pick(ends, metric, kind, context, method=method).itertuples()
-                errors = [[np.nan_to_num(row.value - row.low)], [np.nan_to_num(row.high - row.value)]]
-                style = _style(method) | {"markersize": 7, "capsize": 2, "elinewidth": 0.8} | face
-                axes.errorbar(row.value, number + shift, xerr=np.clip(errors, 0, None), linestyle="none", **style)
+                style = style_of(method) | {"markersize": 7, "capsize": 2, "elinewidth": 0.8} | face
+                axes.errorbar(row.value, number + shift, xerr=errors(row), linestyle="none", **style)
         # The counterfactual replaces annotated identifiers only, so for rare words the base model is the chance level.
         by = "counterfactual" if kind == "direct" else "base"
         chance = pick(ends, "in_place", kind, method=by)["value"].iloc[0]
@@ -313,7 +243,7 @@ def memory(table: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel(f"{kind} identifiers")
         light_grid(axes)
-    both[0].set_yticks(range(len(methods)), [LABELS.get(m, m) for m in methods])
+    both[0].set_yticks(range(len(methods)), [label_of(m) for m in methods])
     names = (("filled: visible", {"color": "0.3", "marker": "o"}),
              ("hollow: isolated", {"color": "0.3", "marker": "o", "markerfacecolor": "none"}),
              ("bar: visible, beyond the base model (excess)", {"color": "0.3", "marker": "|"}),

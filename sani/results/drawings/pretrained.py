@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ..tables import endpoints, objectives, pick
-from .identifiers import LABELS, STYLE, curve, legend_below, light_grid, over_seeds
+from .style import STYLE, curve, errors, label_of, legend_below, light_grid, over_seeds, style_of
 
 METHODS = ("repair-only", "pruning", "sani")
 
@@ -27,12 +27,12 @@ def unlearning(table: pd.DataFrame) -> Figure:
             after = pick(table, metric, kind, subset=subset, **where)
             after = after.assign(epoch=after["epoch"] - end)
             rows = pd.concat([before, after[after["epoch"] > 0]])
-            curve(axes, rows, method, label=LABELS.get(method, method))
+            curve(axes, rows, method, label=label_of(method))
         ends = endpoints(table[table["subset"] == subset])
         for method in ("base", "counterfactual", "retrain-at-equal-cost") if end else ():
             for row in pick(ends, metric, kind, subset=subset, method=method).itertuples():
                 style = {"color": STYLE[method][0], "linestyle": ":", "linewidth": 1.2}
-                axes.axhline(row.value, label=LABELS.get(method, method), **style)
+                axes.axhline(row.value, label=label_of(method), **style)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("epochs of unlearning")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -99,17 +99,15 @@ def generation(table: pd.DataFrame) -> Figure:
     methods = list(dict.fromkeys(table["method"]))[::-1]
     for axes, prompt, name in zip(panels, ("prefix", "nothing"), ("beginnings of records", "nothing")):
         for row in table[table["prompt"] == prompt].itertuples():
-            colour, marker = STYLE[row.method]
-            spread = [[max(0, row.value - row.low)], [max(0, row.high - row.value)]] if row.low == row.low else None
             axes.errorbar(
-                row.value, methods.index(row.method), xerr=spread, color=colour, marker=marker, markersize=8, capsize=2,
-                elinewidth=0.8, linestyle="none",
+                row.value, methods.index(row.method), xerr=errors(row) if row.low == row.low else None, markersize=8,
+                capsize=2, elinewidth=0.8, linestyle="none", **style_of(row.method),
             )  # fmt: skip
         axes.set_title(f"prompted with {name}", fontsize=10)
         axes.set_xlabel("different listed terms in 100 samples")
         axes.set_xlim(left=0)
         light_grid(axes)
-    panels[0].set_yticks(range(len(methods)), [LABELS.get(method, method) for method in methods])
+    panels[0].set_yticks(range(len(methods)), [label_of(method) for method in methods])
     at = table.set_index(["prompt", "method"])["value"]
     raw = next(method for method in ("clm", "mlm") if method in methods)
     figure.suptitle(
@@ -141,9 +139,7 @@ def cost(table: pd.DataFrame) -> Figure:
                 curve(axes, found, method, label=label, **options)
             for method, style in (("unprotected", ":"), ("base", "--"), ("logit-filter", "-.")):
                 value = rows.loc[rows["method"] == method, "value"].mean()
-                axes.axhline(
-                    value, color=STYLE[method][0], linestyle=style, linewidth=1, label=LABELS.get(method, method)
-                )
+                axes.axhline(value, color=STYLE[method][0], linestyle=style, linewidth=1, label=label_of(method))
             value = rows.loc[(rows["method"] == "erased") & (rows["target"] == target), "value"].mean()
             axes.axhline(value, color=STYLE["sani"][0], linestyle=(0, (1, 4)), linewidth=1, label="just erased")
             axes.set_xscale("log")

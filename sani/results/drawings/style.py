@@ -1,0 +1,87 @@
+"""What all drawings share: a colour and a marker per method, intervals, curves, grid and legend."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# One colour (Okabe–Ito) and one marker per method in every figure.
+STYLE = {
+    "unprotected": ("#D55E00", "X"),
+    "mlm": ("#D55E00", "X"),
+    "mlma": ("#882255", "<"),  # wine and indigo (Tol): the eight of Okabe and Ito do not reach
+    "ppmlm": ("#332288", ">"),
+    "sani": ("#009E73", "o"),
+    "repair-only": ("#56B4E9", "^"),
+    "pruning": ("#CC79A7", "s"),
+    "base": ("#000000", "D"),
+    "retrain-at-equal-cost": ("#0072B2", "P"),
+    "counterfactual": ("#E69F00", "v"),
+    "logit-filter": ("#999999", "*"),
+}
+STYLE |= {"clm": STYLE["mlm"], "clma": STYLE["mlma"], "ppclm": STYLE["ppmlm"]}
+LABELS = {
+    "mlm": "MLM (unprotected)",
+    "mlma": "MLMA",
+    "ppmlm": "PPMLM",
+    "clm": "CLM (unprotected)",
+    "clma": "CLMA",
+    "ppclm": "PPCLM",
+    "sani": "SANI",
+    "retrain-at-equal-cost": "retrain at equal cost",
+    "logit-filter": "logit filter",
+}
+
+
+def style_of(method: str) -> dict[str, Any]:
+    """The colour and the marker of a method, as options of a plot."""
+    colour, marker = STYLE[method]
+    return {"color": colour, "marker": marker}
+
+
+def label_of(method: str) -> str:
+    """What a method is called in the figures."""
+    return LABELS.get(method, method)
+
+
+def errors(rows: Any) -> np.ndarray:
+    """How far intervals reach below and above their values, (2, n), as `xerr` or `yerr`; 0 where there is none.
+
+    `rows` have `value`, `low` and `high`: a table, or one of its rows.
+    """
+    reach = [np.atleast_1d(rows.value - rows.low), np.atleast_1d(rows.high - rows.value)]
+    return np.nan_to_num(np.clip(reach, 0, None))
+
+
+def curve(axes: Axes, rows: pd.DataFrame, method: str, sign: int = 1, **options) -> None:
+    """A curve over epochs with its intervals; `sign` −1 draws 1 − value."""
+    rows = rows.sort_values("epoch")
+    if sign < 0:
+        rows = rows.assign(value=1 - rows["value"], low=1 - rows["high"], high=1 - rows["low"])
+    options = style_of(method) | {"linewidth": 1.4, "markersize": 5, "capsize": 2, "elinewidth": 0.8} | options
+    axes.errorbar(rows["epoch"], rows["value"], yerr=errors(rows), **options)
+
+
+def legend_below(figure: Figure, panels: list[Axes]) -> None:
+    """One legend below a figure, each label of its panels once."""
+    found = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            found.setdefault(label, handle)
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+
+
+def light_grid(axes: Axes, axis: str = "both") -> None:
+    """A thin grid behind what is drawn."""
+    axes.grid(axis=axis, linewidth=0.4, alpha=0.6)
+    axes.set_axisbelow(True)
+
+
+def over_seeds(table: pd.DataFrame) -> str:
+    """What the intervals of a table are over, for a title."""
+    seeds = int(table["seeds"].max())
+    return (
+        f"{seeds} seeds, 95 % intervals over seeds" if seeds > 1 else "one seed, 95 % bootstrap intervals over records"
+    )
