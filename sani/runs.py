@@ -14,6 +14,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock
 
@@ -129,6 +130,55 @@ def _file(module: str, package: Path) -> Path | None:
 def run_folder(stage: str, module: str, **arguments) -> Path:
     """`runs/<stage>-<hash>`: the hash covers the arguments and the code that a module imports (not created yet)."""
     return runs_folder() / f"{stage}-{fingerprint(code_fingerprint(module), arguments)}"
+
+
+# --- arguments
+
+
+def checked(name: str, value, kind: type, low=None, high=None, above=None):
+    """An argument of some kind: a number in a range if it is int or float, else of any other type; numpy's as Python's.
+
+    Raises TypeError for another kind (a bool is no number, an int will do for a float), ValueError for a number that is
+    not finite or out of range.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, (int, float) if kind is float else kind) or (isinstance(value, bool) and kind is not bool):
+        found = repr(value) if value is None or isinstance(value, (bool, int, float)) else f"a {type(value).__name__}"
+        wanted = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+        raise TypeError(f"{name} must be {wanted.get(kind, f'a {kind.__name__}')}, not {found}")
+    if kind in (int, float):
+        limits = {"at least": low, "at most": high, "more than": above}
+        fits = (low is None or value >= low, high is None or value <= high, above is None or value > above)
+        if not all(fits) or value in (float("inf"), float("-inf")) or value != value:
+            wanted = " and ".join(f"{how} {limit}" for how, limit in limits.items() if limit is not None)
+            raise ValueError(f"{name}={value} is out of range: it must be {wanted or 'finite'}")
+    return value
+
+
+def one_of(name: str, value: str, known: Iterable[str]) -> str:
+    """A choice among names. Raises ValueError for another one."""
+    if not isinstance(value, str) or value not in known:
+        found = repr(value) if isinstance(value, str) else f"of type {type(value).__name__}"
+        raise ValueError(f"{name} {found} is unknown; use one of {', '.join(known)}")
+    return value
+
+
+def named_folder(path: str | Path, name: str = "run_dir") -> Path:
+    """A folder that a user names, "~" spelled out. Raises TypeError for no path, ValueError for a file's."""
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise TypeError(f"{name} must be the path of a folder, not {'empty' if path == '' else type(path).__name__}")
+    folder = Path(os.path.expanduser(path))
+    if folder.is_file() or str(folder).startswith("~"):
+        raise ValueError(f"{name}={path} is {'a file' if folder.is_file() else 'of no known user'}; name a folder")
+    return folder
+
+
+def check_model(model, name: str = "model") -> None:
+    """Raise TypeError for what is no model: a name of one, or one inside an adapter of PEFT."""
+    if hasattr(model, "peft_config"):
+        raise TypeError(f"the {name} is wrapped by PEFT; fold its adapter in first: {name}.merge_and_unload()")
+    if not (hasattr(model, "config") and hasattr(model, "state_dict")):
+        raise TypeError(f"the {name} is a {type(model).__name__}; load it with sani.load_model(name or folder)")
 
 
 # --- folders
