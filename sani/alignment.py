@@ -1,21 +1,25 @@
 """Which characters a token covers and which word it belongs to, for WordPiece, byte-level BPE and SentencePiece."""
 
 import numpy as np
+import regex
 from transformers import PreTrainedTokenizerBase
 
-OTHER, SPACE, LETTER, MARK, UNSEEN = range(5)
+from .matching import JOINED, LETTER
+
+OTHER, SPACE, WORDLY, MARK, UNSEEN = range(5)
+_NUMBERS = {None: OTHER, "letter": WORDLY, "mark": MARK, "space": SPACE}
+_PARTS = regex.compile(rf"(?P<letter>{LETTER})|(?P<mark>{JOINED})|(?P<space>\s)", regex.V1)
 _KINDS = np.full(0x110000, UNSEEN, dtype=np.uint8)  # of the characters met so far
 
 
 def kinds(text: str) -> np.ndarray:
-    """The kind of each character, uint8 (n,): white space, letter or digit, combining mark, other."""
+    """The kind of each character, uint8 (n,): white space, letter or digit, what goes on a word (marks, …), other."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     found = _KINDS[codes]
     if (unseen := found == UNSEEN).any():
         for code in np.unique(codes[unseen]).tolist():
-            letter = chr(code)
-            mark = "\u0300" <= letter <= "\u036f"
-            _KINDS[code] = SPACE if letter.isspace() else LETTER if letter.isalnum() else MARK if mark else OTHER
+            part = _PARTS.match(chr(code))
+            _KINDS[code] = _NUMBERS[part and part.lastgroup]
         found = _KINDS[codes]
     return found
 
@@ -50,7 +54,7 @@ def words(kinds: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     Every character that is not white space belongs to exactly one word: letters and digits with their marks, or one
     other character. kinds (characters,) and offsets (n, 2), trimmed, of a text.
     """
-    inside = kinds == LETTER
+    inside = kinds == WORDLY
     if (marks := kinds == MARK).any():
         base = np.maximum.accumulate(np.where(marks, 0, np.arange(len(kinds))))
         inside |= marks & inside[base]

@@ -1,38 +1,46 @@
 """The blacklist: terms to forget, and where they stand in a text (PAPER §3.1)."""
 
 import csv
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 from importlib import import_module
-from itertools import accumulate, pairwise
 from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
-from .matching import WORD, Hit, Key, Matcher, compose, fold, key_of
+from .matching import KINDS, WORD, Finder, Hit, Key, Rules, fold
 from .runs import fingerprint, replacing
-from .selection import AMBIGUOUS, KINDS, Selection, common_words, is_number, outside, pieces
+from .selection import AMBIGUOUS, Selection, common_words, is_number, outside, pieces
 
 
 class Blacklist:
     """Terms with a kind (direct, indirect, confidential) and where they count: everywhere, or at annotated spans only.
 
     `Blacklist(["John Smith", …], kind="direct")` or one of the `from_…` constructors; `|`, `-`, `&` combine.
-    Matching is by whole words, case-insensitive unless `case_sensitive`, longest match first, across white space,
-    line ends and hyphens; on overlap annotated spans and then direct > indirect > confidential win.
-    Its `repr` shows counts, never terms.
+    Matching is by words, in any case unless `case_sensitive`, across white space, line ends, hyphens and what is not
+    seen; `whole_words` names scripts written without spaces of which only whole words count (see `matching.Rules`).
+    Where terms overlap, direct > indirect > confidential go first, then annotated spans, then the longest; of the
+    others counts what is left. Its `repr` shows counts, never terms.
+    Raises TypeError for terms that are no list of str, ValueError for an unknown kind or script.
     """
 
-    def __init__(self, terms: Iterable[str] = (), kind: str = "direct", case_sensitive: bool = False):
+    def __init__(
+        self, terms: Iterable[str] = (), kind: str = "direct", case_sensitive: bool = False,
+        whole_words: Sequence[str] = (),
+    ):  # fmt: skip
         _check_kind(kind)
-        self.case_sensitive = case_sensitive
+        if isinstance(terms, str):
+            raise TypeError("terms is one str, whose letters would be the terms; pass a list: Blacklist([term])")
+        self.rules = Rules(case_sensitive, whole_words)
         self._entries: dict[Key, tuple[str, str, bool]] = {}
         for term in terms:
+            if not isinstance(term, str):
+                raise TypeError(f"a term is a {type(term).__name__}; terms are str")
             self._add(term, kind)
 
     # --- where terms come from
@@ -40,19 +48,20 @@ class Blacklist:
     @classmethod
     def from_annotations(
         cls, corpus: Dataset, types: Sequence[str] | None = None, ambiguous: str = "span", default_kind: str = "direct",
-        case_sensitive: bool = False, **selection,
+        **options,
     ) -> "Blacklist":  # fmt: skip
-        """Every annotated identifier of a corpus (of the given types); `ambiguous` and the rest as in `Selection`.
+        """Every annotated identifier of a corpus (of the given types); `options` are those of `Selection` and `Rules`.
 
         A span of more than 12 words (a whole clause) is taken as several terms of equal length, so that each fits a
         row.
         """
         _check_kind(default_kind)
-        chosen = Selection(ambiguous=ambiguous, **selection)
+        rules = _taken(Rules, options)
+        chosen = Selection(ambiguous=ambiguous, **options)
         known = {span["type"] for spans in corpus["identifiers"] for span in spans}
         if types is not None and (unknown := set(types) - known):
             raise ValueError(f"the corpus has no identifiers of type {sorted(unknown)}; it has {sorted(known)}")
-        blacklist, annotated = cls(case_sensitive=case_sensitive), Counter()
+        blacklist, annotated = cls(**rules), Counter()
         for text, spans in zip(corpus["text"], corpus["identifiers"]):
             for span in sorted(spans, key=lambda s: s["start"]):
                 if types is None or span["type"] in types:
@@ -72,36 +81,36 @@ class Blacklist:
 
     @classmethod
     def from_spans(
-        cls, corpus: Dataset, spans, classes=None, threshold: float = 0.0, kind: str = "confidential",
-        case_sensitive: bool = False, **selection,
-    ) -> "Blacklist":  # fmt: skip
+        cls, corpus: Dataset, spans, classes=None, threshold: float = 0.0, kind: str = "confidential", **options
+    ) -> "Blacklist":
         """The terms of spans made elsewhere, given as a list or a file that `entities.read_spans` reads.
 
         As in the paper a term counts wherever it stands (`ambiguous="everywhere"`); but one that the spans cover in
         less than 5 % of the places where it stands is left out (`min_share=0.05`): "The", taken for a name once, would
-        make every "the" untrainable. The rest of the selection is as in `Selection`.
+        make every "the" untrainable. Other options are those of `Selection` and `Rules`.
         """
         _check_kind(kind)
-        selection = {"ambiguous": "everywhere", "min_share": 0.05} | selection
-        Selection(**selection)
+        options = {"ambiguous": "everywhere", "min_share": 0.05} | options
+        rules = _taken(Rules, options)
+        Selection(**options)
         spans = _entities().read_spans(spans, corpus, classes, threshold)
         if not any(spans):
             raise ValueError(f"no span of {classes or 'any class'} has a score of at least {threshold}")
         corpus = _entities().annotate(corpus, spans, kind)
-        return cls.from_annotations(corpus, default_kind=kind, case_sensitive=case_sensitive, **selection)
+        return cls.from_annotations(corpus, default_kind=kind, **rules, **options)
 
     @classmethod
     def from_ner(
         cls, corpus: Dataset, model: str | Path = "tiny-ner", classes=None, threshold: float = 0.5,
-        kind: str = "confidential", case_sensitive: bool = False, **options,
+        kind: str = "confidential", **options,
     ) -> "Blacklist":  # fmt: skip
-        """The terms that a NER model finds: `from_spans`, with its selection, over `entities.find_entities`, which
+        """The terms that a NER model finds: `from_spans`, with its options, over `entities.find_entities`, which
         takes the other options.
 
         Source: PAPER §2 step 1, case B: every term that `dslim/bert-base-NER` finds, of its four classes.
         """
         _check_kind(kind)
-        selection = {f.name: options.pop(f.name) for f in fields(Selection) if f.name in options}
+        rules, selection = _taken(Rules, options), _taken(Selection, options)
         Selection(**selection)
         spans = _entities().find_entities(corpus, model, classes, threshold, **options)
         if not any(spans):
@@ -109,16 +118,16 @@ class Blacklist:
                 f"model {model} finds no entity of {classes or 'any class'} of probability ≥ {threshold} in the "
                 f"{len(spans)} records; lower threshold=, ask for other classes=, or use another model"
             )
-        return cls.from_spans(corpus, spans, kind=kind, case_sensitive=case_sensitive, **selection)
+        return cls.from_spans(corpus, spans, kind=kind, **rules, **selection)
 
     @classmethod
-    def from_rare_words(cls, corpus: Dataset, k: int = 2, case_sensitive: bool = False) -> "Blacklist":
+    def from_rare_words(cls, corpus: Dataset, k: int = 2, **rules) -> "Blacklist":
         """Indirect identifiers: words that stand in the records of fewer than `k` persons, outside direct identifiers.
 
         Words have at least two letters. Source: PAPER §2, reading of arXiv 2501.02407 (person–word bipartite graph).
         """
-        if k < 2:
-            raise ValueError(f"k={k}: no word stands in the records of fewer than one person; use k ≥ 2")
+        if not isinstance(k, int) or k < 2:
+            raise ValueError(f"k={k!r}: no word stands in the records of fewer than one person; use a whole k ≥ 2")
         persons: dict[str, set[str]] = defaultdict(set)
         surface: dict[str, str] = {}
         direct: set[str] = set()
@@ -132,12 +141,12 @@ class Blacklist:
                     if len(persons[folded]) < k:
                         persons[folded].add(person)
         rare = (surface[word] for word in sorted(persons) if len(persons[word]) < k and word not in direct)
-        return cls(rare, "indirect", case_sensitive)
+        return cls(rare, "indirect", **rules)
 
     @classmethod
     def from_capitalized(
         cls, corpus: Dataset, share: float = 0.95, min_count: int = 1, top: int | None = None,
-        kind: str = "confidential", case_sensitive: bool = False,
+        kind: str = "confidential", **rules,
     ) -> "Blacklist":  # fmt: skip
         """Names by their spelling, where there is no NER model: the words of `entities.capitalized`.
 
@@ -152,16 +161,16 @@ class Blacklist:
                 f"no word is written with a capital inside a sentence {min_count} times and almost never without; "
                 "lower min_count= or share=, or find the names with Blacklist.from_ner(corpus, model=…)"
             )
-        return cls(sorted(names, key=lambda word: (-names[word], word))[:top], kind, case_sensitive)
+        return cls(sorted(names, key=lambda word: (-names[word], word))[:top], kind, **rules)
 
     @classmethod
-    def from_file(cls, path: str | Path, kind: str = "direct", case_sensitive: bool = False) -> "Blacklist":
+    def from_file(cls, path: str | Path, kind: str = "direct", **rules) -> "Blacklist":
         """A file of one term per line, or CSV with the header `term,kind` (and `match`: everywhere or span)."""
         _check_kind(kind)
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no blacklist file {path}; expected a term per line, or CSV with header term,kind")
-        blacklist = cls(case_sensitive=case_sensitive)
+        blacklist = cls(**rules)
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
@@ -186,13 +195,13 @@ class Blacklist:
         if key:
             text, old_kind, old_everywhere = self._entries.get(key, (" ".join(term.split()), kind, everywhere))
             self._entries[key] = (text, min(kind, old_kind, key=KINDS.index), everywhere or old_everywhere)
-            for made in ("_ids", "_matcher", "_kinds"):
+            for made in ("_ids", "_finder"):
                 self.__dict__.pop(made, None)
         return key or None
 
     def key(self, term: str) -> Key:
         """The words a term is matched by, without punctuation at its ends; () if there is no letter or digit."""
-        return key_of(term, compose if self.case_sensitive else fold)
+        return self.rules.key(term)
 
     # --- what is in it
 
@@ -201,13 +210,8 @@ class Blacklist:
         return {key: i for i, key in enumerate(sorted(self._entries))}
 
     @cached_property
-    def _matcher(self) -> Matcher:
-        everywhere = {key: i for key, i in self._ids.items() if self._entries[key][2]}
-        return Matcher(everywhere, compose if self.case_sensitive else fold)
-
-    @cached_property
-    def _kinds(self) -> list[str]:
-        return [self._entries[key][1] for key in self._ids]
+    def _finder(self) -> Finder:
+        return self.finder()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -232,7 +236,9 @@ class Blacklist:
     @property
     def fingerprint(self) -> str:
         """16 hex digits that change with any term, kind or rule of matching."""
-        return fingerprint(self.case_sensitive, sorted((k, v[1], v[2]) for k, v in self._entries.items()))
+        return fingerprint(
+            self.rules.case_sensitive, self.rules.whole_words, sorted((k, v[1], v[2]) for k, v in self._entries.items())
+        )
 
     def terms(self, reveal: bool = False) -> pd.DataFrame:
         """A row per term: term_id, kind, words, match; with `reveal=True` the term itself."""
@@ -253,12 +259,15 @@ class Blacklist:
         if not 0 <= share < 1:
             raise ValueError(f"share={share} is outside [0, 1)")
         by_chance = sorted(self._entries, key=lambda key: fingerprint(seed, key))
-        return self._combine(Blacklist(case_sensitive=self.case_sensitive), by_chance[round(share * len(self)) :])
+        return self._combine(self._empty(), by_chance[round(share * len(self)) :])
+
+    def _empty(self) -> "Blacklist":
+        return Blacklist((), "direct", self.rules.case_sensitive, self.rules.whole_words)
 
     def _combine(self, other: "Blacklist", keys: Iterable[Key]) -> "Blacklist":
-        if self.case_sensitive != other.case_sensitive:
-            raise ValueError("one blacklist is case-sensitive and the other is not; make both alike")
-        result = Blacklist(case_sensitive=self.case_sensitive)
+        if self.rules != other.rules:
+            raise ValueError("the blacklists differ in case_sensitive or whole_words; make both alike")
+        result = self._empty()
         for key in keys:
             entries = [side._entries[key] for side in (self, other) if key in side._entries]
             kind = min((entry[1] for entry in entries), key=KINDS.index)
@@ -287,30 +296,13 @@ class Blacklist:
 
     # --- where its terms stand
 
+    def finder(self, tokenizer: PreTrainedTokenizerBase | None = None) -> Finder:
+        """What finds its terms in texts; with a tokenizer also what that reads like one (without case, accents, …)."""
+        return Finder([(key, *self._entries[key][1:]) for key in self._ids], self.rules, tokenizer)
+
     def find(self, text: str, identifiers: Iterable[Mapping] = ()) -> list[Hit]:
         """The terms in a text: sorted, disjoint spans. `identifiers` are the record's annotated spans, if any."""
-        kinds = self._kinds
-        found = [Hit(start, end, i, kinds[i], False) for start, end, i in self._matcher.find(text)]
-        gold = sorted((span["start"], span["end"]) for span in identifiers)
-        if not gold and all(one.end <= two.start for one, two in pairwise(found)):
-            return found
-        starts, reach = [start for start, _ in gold], list(accumulate((end for _, end in gold), max))
-        for k, hit in enumerate(found):
-            before = bisect_right(starts, hit.start)
-            if before and reach[before - 1] >= hit.end:
-                found[k] = hit._replace(gold=True)
-        for start, end in gold:
-            if (term_id := self._ids.get(self.key(text[start:end]))) is not None:
-                found.append(Hit(start, end, term_id, kinds[term_id], True))
-        annotated = set(gold)
-        found.sort(key=lambda h: (KINDS.index(h.kind), (h.start, h.end) not in annotated, h.start - h.end, h.start))
-        taken: list[Hit] = []
-        free = bytearray(b"\x01") * len(text)
-        for hit in found:
-            if all(free[hit.start : hit.end]):
-                free[hit.start : hit.end] = bytes(hit.end - hit.start)
-                taken.append(hit)
-        return sorted(taken)
+        return self._finder.find(text, identifiers)
 
     def find_all(self, corpus: Dataset) -> Iterator[list[Hit]]:
         """`find` over every record of a corpus, in order."""
@@ -331,7 +323,7 @@ class Blacklist:
 
     def collisions(self, corpus: Dataset, reveal: bool = False) -> pd.DataFrame:
         """A row per term that also stands outside annotated spans: how often annotated and elsewhere, and its rule."""
-        everywhere = Blacklist(case_sensitive=self.case_sensitive)
+        everywhere = self._empty()
         everywhere._entries = {key: (text, kind, True) for key, (text, kind, _) in self._entries.items()}
         counts = Counter((hit.term_id, hit.gold) for found in everywhere.find_all(corpus) for hit in found)
         table = self.terms(reveal)
@@ -343,6 +335,11 @@ class Blacklist:
 def _entities() -> ModuleType:
     """The module of the room `data` that finds and reads spans; looked up when called, for the core imports no room."""
     return import_module("sani.data.entities")
+
+
+def _taken(kind: type, options: dict) -> dict:
+    """The options that are fields of a dataclass, taken out of all of them."""
+    return {field.name: options.pop(field.name) for field in fields(kind) if field.name in options}
 
 
 def _check_kind(kind: str) -> None:

@@ -1,20 +1,19 @@
 """Which annotated terms are listed, and where they count: pieces, common words, short numbers (PAPER §3.1)."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import regex
 from datasets import Dataset
 
 from .matching import WORD, Key, fold
 
-KINDS = ("direct", "indirect", "confidential")  # strongest first
 AMBIGUOUS = ("span", "everywhere")
 LONGEST = 12  # words of an annotated span that are taken as one term
 
 # A word written by itself: "smith" in "smith@example.org" does not make a name a common word.
-ALONE = re.compile(r"(?<!\S)[^\W_]+(?=[\s.,;:!?)]|$)")
+ALONE = regex.compile(rf"(?<!\S){WORD.pattern}(?=[\s.,;:!?)]|$)", regex.V1)
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,14 @@ def common_words(corpus: Dataset, annotated: Mapping[Key, int]) -> set[Key]:
         rest = outside(text, spans)
         elsewhere.update(map(fold, WORD.findall(rest)))
         lower.update(fold(word) for word in set(ALONE.findall(rest)) if word.islower())
-    words = {key: fold(key[0]) for key in annotated if len(key) == 1}
-    return {k for k, word in words.items() if len(k[0]) < 3 or word in lower or elsewhere[word] > annotated[k]}
+    # "B12" is one word, though matched as two.
+    words = {k: fold("".join(k)) for k in annotated if len(k) == 1 or _is_mixed(k)}
+    return {k for k, word in words.items() if len(word) < 3 or word in lower or elsewhere[word] > annotated[k]}
+
+
+def _is_mixed(key: Key) -> bool:
+    """Whether a term is of letters and of digits, without signs."""
+    return all(map(str.isalnum, key)) and any(map(str.isnumeric, key)) and not all(map(str.isnumeric, key))
 
 
 def outside(text: str, spans: Iterable[Mapping]) -> str:

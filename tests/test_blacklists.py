@@ -5,10 +5,11 @@ import stat
 
 import pytest
 from conftest import TEXTS, make_corpus, spans
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sani import Blacklist
+from sani.blacklists import KINDS
 
 
 def found(blacklist, text, identifiers=()):
@@ -31,10 +32,68 @@ def found(blacklist, text, identifiers=()):
         ("Straße", "STRASSE", ["STRASSE"]),
         ("Zoë", "Zoe\u0308 and ZOË", ["Zoe\u0308", "ZOË"]),
         ("smith", "j_smith@example.org", ["smith"]),
+        ("O'Neil", "O’Neil, OʼNeil, O`Neil, O＇Neil", ["O’Neil", "OʼNeil", "O`Neil", "O＇Neil"]),
+        ("Jean-Pierre", "Jean\u2212Pierre Jean\uff0dPierre Jean\ufe63Pierre Jean\u2043Pierre Jean\u05bePierre", 5),
+        ("Schwarzenegger", "Schwarzen-\negger, Schwarzen- \r\n egger", ["Schwarzen-\negger", "Schwarzen- \r\n egger"]),
+        ("Jean-Pierre", "Jean-\nPierre", ["Jean-\nPierre"]),
+        ("Smith", "Smith² Smith1 2Smith Smithy", 3),
+        ("B4711", "B4711, B-4711, B47110, 4711", ["B4711", "B-4711"]),
+        ("4711", "B4711 47110", ["4711"]),
+        ("田中", "昨日田中さんは田 中に", ["田中", "田 中"]),
+        ("スミス", "ジョン・スミスさん", ["スミス"]),
+        ("ジョン・スミス", "ジョン スミスさん", ["ジョン スミス"]),
+        ("김철수", "김철수는 갔다. 김철수", ["김철수", "김철수"]),
+        ("สมชาย", "นายสมชายไป", ["สมชาย"]),
+        ("हिन्दी", "हिन्दी हिन्दीभाषा", ["हिन्दी"]),
     ],
 )
-def test_whole_words_in_any_case_across_space_and_hyphens(term, text, expected):
-    assert found(Blacklist([term]), text) == expected
+def test_words_in_any_case_across_space_hyphens_and_scripts(term, text, expected):
+    hits = found(Blacklist([term]), text)
+    assert (len(hits) if isinstance(expected, int) else hits) == expected
+
+
+UNSEEN = "\u00ad\u200b\u200c\u200d\u2060\ufeff\u200e\u200f\u034f\ufe0f\0\ufffd\x1f\u061c\ue000\U000e0041"
+
+
+@pytest.mark.parametrize("unseen", UNSEEN)
+def test_what_is_not_seen_hides_no_term(unseen):
+    for text in (f"Schwarzen{unseen}egger", f"{unseen}Ann {unseen} Lee{unseen}", f"Ann{unseen} Lee"):
+        (hit,) = Blacklist(["Schwarzenegger", "Ann Lee"]).find(f"by {text}.")
+        assert f"by {text}."[hit.start : hit.end].strip(unseen) == text.strip(unseen)
+    assert Blacklist([f"Ann{unseen}e"]) == Blacklist(["Anne"])
+
+
+def test_scripts_may_be_matched_by_whole_words():
+    assert found(Blacklist(["田中", "김철수"], whole_words=["Han", "Hangul"]), "昨日田中 김철수는 田中 김철수") == [
+        "田中",
+        "김철수",
+    ]
+    with pytest.raises(ValueError, match="need a list of scripts out of Han"):
+        Blacklist(["x"], whole_words=["Latin"])
+
+
+@settings(max_examples=300)
+@given(
+    terms=st.lists(st.lists(st.sampled_from("abc-'"), min_size=1, max_size=4), min_size=1, max_size=6),
+    kinds=st.lists(st.sampled_from(KINDS), min_size=6, max_size=6),
+    text=st.lists(st.sampled_from("abc-', "), max_size=20),
+    cuts=st.lists(st.integers(0, 20), max_size=4),
+)
+def test_every_character_of_every_occurrence_is_covered(terms, kinds, text, cuts):
+    """Whatever overlaps: hits are disjoint, and no listed term or annotated listed span sticks out of them."""
+    text = " ".join(text)
+    blacklist = Blacklist()
+    for term, kind in zip(terms, kinds):
+        blacklist = blacklist | Blacklist([" ".join(term)], kind)
+    identifiers = [{"start": a, "end": b} for a, b in zip(sorted(cuts), sorted(cuts)[1:]) if a < b <= len(text)]
+    candidates, hits = blacklist.finder().candidates(text, identifiers), blacklist.find(text, identifiers)
+    assert all(one.end <= two.start for one, two in zip(hits, hits[1:])) and hits == sorted(hits)
+    covered = {i for hit in hits for i in range(hit.start, hit.end)}
+    sought = {i for hit in candidates for i in range(hit.start, hit.end) if not text[i].isspace()}
+    assert sought <= covered <= {i for hit in candidates for i in range(hit.start, hit.end)}
+    for hit in hits:
+        assert any(c.isalnum() for c in text[hit.start : hit.end])
+        assert any(c[2:4] == hit[2:4] and c.start <= hit.start < c.end for c in candidates)
 
 
 def test_longest_match_first():
@@ -47,14 +106,15 @@ def test_longest_match_first():
 def test_strongest_kind_wins_on_overlap():
     blacklist = Blacklist(["Boston General Hospital"], kind="indirect") | Blacklist(["Boston"], kind="direct")
     hits = blacklist.find("at Boston General Hospital")
-    assert [(h.start, h.end, h.kind) for h in hits] == [(3, 9, "direct")]
+    assert [(h.start, h.end, h.kind) for h in hits] == [(3, 9, "direct"), (10, 26, "indirect")]
+    assert [h.term_id for h in hits] == [0, 1]  # what is left of the longer one is still its own
 
 
 def test_annotated_span_wins_over_a_longer_match():
     text = "seen at Smith Hospital"
     blacklist = Blacklist(["Smith", "Smith Hospital"])
     hits = blacklist.find(text, spans(text, ("Smith", "PATIENT")))
-    assert [(h.start, h.end, h.gold) for h in hits] == [(8, 13, True)]
+    assert [(h.start, h.end, h.gold) for h in hits] == [(8, 13, True), (14, 22, False)]
 
 
 def test_case_sensitive():
@@ -139,7 +199,7 @@ def test_kinds_and_set_operations():
     assert list((a - b).terms(True)["term"]) == ["Ann"]
     assert list((a & b).terms(True)["term"]) == ["Bob"]
     assert "BOB" in a and "Cyd" not in a
-    with pytest.raises(ValueError, match="case-sensitive"):
+    with pytest.raises(ValueError, match="differ in case_sensitive"):
         a | Blacklist(["x"], case_sensitive=True)
 
 
@@ -187,6 +247,7 @@ def test_collisions_list_terms_that_stand_elsewhere_too(corpus):
         (lambda p: Blacklist.from_annotations(make_corpus(["no spans"])), "no annotated identifiers"),
         (lambda p: Blacklist.from_annotations(make_corpus(["a b"]), ambiguous="maybe"), "use one of span, everywhere"),
         (lambda p: Blacklist.from_rare_words(make_corpus(["a b"]), k=1), "k=1"),
+        (lambda p: Blacklist.from_rare_words(make_corpus(["a b"]), k=float("nan")), "k=nan"),
     ],
 )
 def test_bad_input_is_named(make, message, tmp_path):
@@ -215,8 +276,19 @@ def test_same_as_a_slow_matcher(terms, text):
             match = re.compile(rf"(?<![^\W_])(?:{pattern})(?![^\W_])", re.I).match(text, i)
             if match:
                 candidates.append(match.span())
-    taken = []
+    taken, free = [], [not c.isspace() for c in text]
     for start, end in sorted(set(candidates), key=lambda s: (s[0] - s[1], s[0])):
-        if all(end <= a or b <= start for a, b in taken):
-            taken.append((start, end))
-    assert [(h.start, h.end) for h in Blacklist(terms).find(text)] == sorted(taken)
+        left = [i for i in range(start, end) if free[i]]
+        for i in left:
+            free[i] = False
+            taken.append((i, (start, end)))
+    pieces = []
+    for i, owner in sorted(taken):  # runs of characters of one owner, with the white space inside
+        gap = pieces and pieces[-1][2] == owner and not text[pieces[-1][1] : i].strip()
+        pieces = [*pieces[:-1], (pieces[-1][0], i + 1, owner)] if gap else [*pieces, (i, i + 1, owner)]
+    expected = []
+    for start, end, _ in pieces:
+        if expected and not any(map(str.isalnum, text[start:end])):
+            start = expected.pop()[0]
+        expected.append((start, end))
+    assert [(h.start, h.end) for h in Blacklist(terms).find(text)] == expected
