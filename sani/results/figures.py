@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import pandas as pd
 import PIL.Image
 from IPython.display import HTML, Image, Markdown
@@ -19,7 +18,7 @@ from .drawings.claims import claims
 from .drawings.demo import demo
 from .drawings.identifiers import contexts, fine_tune, frame, memory, recall, sani, tradeoff
 from .drawings.pretrained import cost, frequency, generation, unlearning
-from .drawings.style import STYLE, errors, label_of, light_grid
+from .drawings.style import STYLE, dress, errors, label_of, panels, style_of
 
 SETTINGS = {"svg.hashsalt": "sani", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -31,15 +30,12 @@ def quickstart_table(reports: Mapping[str, Any]) -> pd.DataFrame:
     """
     rows = []
     for method, report in reports.items():
-        for metric, context, column in (
-            ("regurgitation of direct identifiers", "visible", "in_place"),
-            ("regurgitation of direct identifiers", "isolated", "in_place_isolated"),
-        ):
-            value = report.value("in_place", kind="direct", context=context)
-            rows.append((method, metric, context, value, *report.interval(column, kind="direct")))
-        value = report.value("in_place", kind="indirect")
-        rows.append((method, "regurgitation of indirect identifiers", "visible", value,
-                     *report.interval("in_place", kind="indirect")))  # fmt: skip
+        for column, kind, context in (
+            ("in_place", "direct", "visible"), ("in_place_isolated", "direct", "isolated"),
+            ("in_place", "indirect", "visible"),
+        ):  # fmt: skip
+            value, interval = report.value("in_place", kind=kind, context=context), report.interval(column, kind=kind)
+            rows.append((method, f"regurgitation of {kind} identifiers", context, value, *interval))
         rows.append((method, "utility", "visible", report.utility, *report.interval("utility")))
         heldout = report.counts.loc[report.counts["metric"] == "utility_heldout", "value"]
         rows += [(method, "utility on other persons", "visible", value, None, None) for value in heldout]
@@ -51,32 +47,26 @@ def quickstart(table: pd.DataFrame) -> Figure:
     at = table.set_index(["method", "metric", "context"])["value"]
     leak = "regurgitation of direct identifiers"
     before, after, chance = (at[m, leak, "visible"] for m in ("unprotected", "sani", "counterfactual"))
-    title = (
-        f"SANI: identifiers regurgitated {before:.1%} → {after:.1%} (chance level {chance:.1%}); "
-        f"utility {at['unprotected', 'utility', 'visible']:.3f} → {at['sani', 'utility', 'visible']:.3f}"
-    )
     methods = [m for m in STYLE if m in set(table["method"])][::-1]
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(9, 0.42 * len(methods) + 1.7), layout="constrained")
-        left, right = figure.subplots(1, 2, sharey=True)
-        for axes, metric in ((left, leak), (right, "utility")):
-            rows = table[table["metric"] == metric]
-            for row in rows.itertuples():
-                colour, marker = STYLE[row.method]
-                shift = {"visible": 0.12, "isolated": -0.16}[row.context] if metric == leak else 0
-                filled = row.context == "visible"
-                axes.errorbar(
-                    row.value, methods.index(row.method) + shift, xerr=errors(row),
-                    color=colour, marker=marker, markersize=7, markerfacecolor=colour if filled else "white",
-                    capsize=2, linewidth=1.2,
-                )  # fmt: skip
-            light_grid(axes, "x")
+        figure, (left, right) = panels((9, 0.42 * len(methods) + 1.7), 1, 2, sharey=True)
+        for row in table[table["metric"].isin([leak, "utility"])].itertuples():
+            axes, shift = right, 0
+            if row.metric == leak:
+                axes, shift = left, 0.12 if row.context == "visible" else -0.16
+            face = {} if row.context == "visible" else {"markerfacecolor": "white"}
+            style = style_of(row.method) | {"markersize": 7, "capsize": 2, "linewidth": 1.2} | face
+            axes.errorbar(row.value, methods.index(row.method) + shift, xerr=errors(row), **style)
         left.set_yticks(range(len(methods)), [label_of(m) for m in methods])
         left.set_xlim(left=min(0, left.get_xlim()[0]))
         left.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
-        left.set_xlabel("direct identifiers predicted whole, in place\n(filled: visible; hollow: isolated)")
-        right.set_xlabel("utility: token accuracy outside the blacklist")
-        figure.suptitle(title, fontsize=11)
+        dress(left, "direct identifiers predicted whole, in place\n(filled: visible; hollow: isolated)", grid="x")
+        dress(right, "utility: token accuracy outside the blacklist", grid="x")
+        figure.suptitle(
+            f"SANI: identifiers regurgitated {before:.1%} → {after:.1%} (chance level {chance:.1%}); "
+            f"utility {at['unprotected', 'utility', 'visible']:.3f} → {at['sani', 'utility', 'visible']:.3f}",
+            fontsize=11,
+        )
     return figure
 
 
@@ -114,8 +104,8 @@ def present(name: str, table: pd.DataFrame, alt: str) -> Image:
 def bars(table: pd.DataFrame) -> Figure:
     """Horizontal bars: a row per `name`, a panel per numeric column."""
     columns = [c for c in table.columns if c not in ("name", "title")]
-    figure = Figure(figsize=(9, 0.34 * len(table) + 1.6), layout="constrained")
-    for axes, column in zip(np.atleast_1d(figure.subplots(1, len(columns), sharey=True)), columns):
+    figure, (row,) = panels((9, 0.34 * len(table) + 1.6), 1, len(columns), sharey=True, squeeze=False)
+    for axes, column in zip(row, columns):
         drawn = axes.barh(table["name"], table[column], color="#0072B2")
         axes.bar_label(drawn, fmt="{:,.4g}", padding=2, fontsize=8)
         axes.set_xlabel(column)
@@ -125,28 +115,12 @@ def bars(table: pd.DataFrame) -> Figure:
     return figure
 
 
-DRAW = {
-    "quickstart": quickstart,
-    "data_prep": bars,
-    "blacklist": bars,
-    "fine_tune": fine_tune,
-    "sani": sani,
-    "recall": recall,
-    "contexts": contexts,
-    "frame": frame,
-    "tradeoff": tradeoff,
-    "memory": memory,
-    "unlearning": unlearning,
-    "frequency": frequency,
-    "generation": generation,
-    "cost": cost,
-    "ablation": ablation,
-    "effects": effects,
-    "sweep": sweep,
-    "distillation": distillation,
-    "demo": demo,
-    "claims": claims,
-}
+DRAWINGS = (
+    quickstart, fine_tune, sani, recall, contexts, frame, tradeoff, memory, unlearning, frequency, generation, cost,
+    ablation, effects, sweep, distillation, demo, claims,
+)  # fmt: skip
+# What draws a table, by how its name ends.
+DRAW = {drawing.__name__: drawing for drawing in DRAWINGS} | {"data_prep": bars, "blacklist": bars}
 
 
 def save(name: str, table: pd.DataFrame, folder: Path | None = None) -> Figure:

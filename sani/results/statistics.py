@@ -78,11 +78,8 @@ def spread(table: pd.DataFrame, usual: NamedTuple) -> pd.DataFrame:
     rows = []
     for metric in COMPARED:
         of_metric = drawn[drawn["metric"] == metric]
-        first = {name: of_metric[name] == 0 for name in ("mask_seed", "repair_seed")}
-        for source, chosen in (
-            ("neurons", first["repair_seed"]), ("repair", first["mask_seed"]),
-            ("everything", first["mask_seed"] & first["repair_seed"]),
-        ):  # fmt: skip
+        neurons, repair = of_metric["repair_seed"] == 0, of_metric["mask_seed"] == 0
+        for source, chosen in (("neurons", neurons), ("repair", repair), ("everything", neurons & repair)):
             values = of_metric[chosen]
             groups = values.groupby(values["seed"] if source != "everything" else values["method"])["value"]
             sd, freedom = groups.var().mean() ** 0.5, int((groups.count() - 1).sum())
@@ -117,11 +114,9 @@ def answers(found: pd.DataFrame, chance: pd.DataFrame) -> str:
         ratio = (of_metric.loc["neurons", "value"] / of_metric.loc["repair", "value"]) ** 2
         n, r = of_metric.loc["neurons", "freedom"], of_metric.loc["repair", "freedom"]
         low, high = ratio / stats.f.ppf(0.975, n, r), ratio / stats.f.ppf(0.025, n, r)
-        said += {
-            (True, False): "; the draw of the neurons matters more",
-            (False, True): "; the draw of the repair matters more",
-        }.get((low > 1, high < 1), f"; {UNDECIDED} which of the two draws matters more")
-        lines.append(f"- sd of {metric}: {said}")
+        which = "neurons" if low > 1 else "repair" if high < 1 else ""
+        more = f"the draw of the {which} matters more" if which else f"{UNDECIDED} which of the two draws matters more"
+        lines.append(f"- sd of {metric}: {said}; {more}")
     return "\n".join(lines)
 
 
@@ -130,9 +125,7 @@ def judge(values: pd.Series, sign: str, margin: float) -> dict:
 
     The slack is the mean's distance from breaking the rule; negative if it breaks it.
     """
-    values = values.dropna()
-    n = len(values)
-    mean, sd = float(values.mean()), float(values.std())
+    mean, sd, n = float(values.mean()), float(values.std()), int(values.count())
     half = half_width(sd, n)
     low, high = mean - half, mean + half
     meets, misses, slack = {
@@ -156,16 +149,13 @@ def spearman(terms: pd.DataFrame, column: str = "said") -> pd.Series:
     return pairs.apply(lambda t: t["iterations"].corr(t[column], method="spearman"))
 
 
-REPETITIONS = [1, 3, 9, 29, 99, 299, 999]
-
-
 def by_repetitions(terms: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Terms grouped by how often they stand in the text: number of terms, iterations, and the sums of columns."""
-    edges = [0, *REPETITIONS, float("inf")]
-    names = [f"{a + 1}–{b:g}" if a + 1 < b else f"{b}" for a, b in zip(edges, edges[1:-1])] + [f"{edges[-2] + 1} +"]
-    group = pd.cut(terms["iterations"], edges, labels=names).rename("repetitions")
-    sums = terms.groupby(group, observed=True)[["iterations", *columns]].sum()
-    sums.insert(0, "terms", terms.groupby(group, observed=True).size())
+    edges = [0, 1, 3, 9, 29, 99, 299, 999, float("inf")]
+    names = ["1", "2–3", "4–9", "10–29", "30–99", "100–299", "300–999", "1000 +"]
+    groups = terms.groupby(pd.cut(terms["iterations"], edges, labels=names).rename("repetitions"), observed=True)
+    sums = groups[["iterations", *columns]].sum()
+    sums.insert(0, "terms", groups.size())
     return sums
 
 

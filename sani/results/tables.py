@@ -1,5 +1,8 @@
 """Tables of the study: means over seeds, where each method ends, and what the figures are drawn from."""
 
+from collections.abc import Iterable
+
+import numpy as np
 import pandas as pd
 
 from .objectives import OBJECTIVES
@@ -24,21 +27,12 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
     Over two or more seeds the interval is Student's t; for one it is the bootstrap over records, where computed.
     """
     keys = [c for c in results.columns if c not in ("seed", "value", "low", "high")]
-    table = (
-        results.groupby(keys, sort=False, dropna=False)
-        .agg(
-            value=("value", "mean"),
-            sd=("value", "std"),
-            low=("low", "mean"),
-            high=("high", "mean"),
-            seeds=("seed", "nunique"),
-        )
-        .reset_index()
-    )
-    several = table["seeds"] > 1
-    half = half_width(table["sd"], table["seeds"])
-    table["low"] = table["low"].where(~several, table["value"] - half)
-    table["high"] = table["high"].where(~several, table["value"] + half)
+    groups = results.groupby(keys, sort=False, dropna=False, as_index=False)
+    table = groups.agg(value=("value", "mean"), sd=("value", "std"), low=("low", "mean"), high=("high", "mean"),
+                       seeds=("seed", "nunique"))  # fmt: skip
+    one, half = table["seeds"] <= 1, half_width(table["sd"], table["seeds"])
+    table["low"] = table["low"].where(one, table["value"] - half)
+    table["high"] = table["high"].where(one, table["value"] + half)
     return table.drop(columns="sd")
 
 
@@ -85,37 +79,42 @@ def endpoint_table(table: pd.DataFrame) -> pd.DataFrame:
     }
     at = rows.set_index(["method", "start", "target", "metric", "kind", "context"])["value"]
     index = pd.MultiIndex.from_frame(rows[["method", "start", "target"]].drop_duplicates())
-    found = {
-        name: [at.get((*run, *key), float("nan")) for run in index] for name, key in columns.items()
-    }  # fmt: skip
-    found["privacy"] = [1 - value for value in found["privacy"]]
-    return pd.DataFrame(found, index=index)
+    found = {name: [at.get((*run, *key), float("nan")) for run in index] for name, key in columns.items()}
+    return pd.DataFrame(found, index=index).assign(privacy=lambda found: 1 - found["privacy"])
 
 
 def pick(table, metric, kind="none", context="visible", subset="", missed=0.0, kept_out=0.0, **where) -> pd.DataFrame:
+    """The rows of a `summary` for a metric; `where` gives values of other columns."""
     where |= {"metric": metric, "kind": kind, "context": context, "subset": subset}
-    chosen = (table["missed"] == missed) & (table["kept_out"] == kept_out)
-    for name, value in where.items():
-        chosen &= table[name] == value
-    return table[chosen]
+    where |= {"missed": missed, "kept_out": kept_out}
+    return table[np.logical_and.reduce([table[name] == value for name, value in where.items()])]
+
+
+def value_of(table: pd.DataFrame, *wanted, **where) -> float:
+    """The value of the first row that `pick` picks."""
+    return float(pick(table, *wanted, **where)["value"].iloc[0])
+
+
+def _stacked(found: Iterable[tuple[dict, pd.DataFrame]]) -> pd.DataFrame:
+    """Values with their intervals, one below the other, each with its labels."""
+    columns = ["value", "low", "high", "seeds"]
+    return pd.DataFrame([labels | row for labels, rows in found for row in rows[columns].to_dict("records")])
 
 
 def recall_table(table: pd.DataFrame) -> pd.DataFrame:
     """Regurgitation of the terms that a blacklist misses, by the share it misses: a row per share and model."""
-    rows = []
+    rows, ends, raw = [], endpoints(table), objectives(table)[0]
+    sani = {"method": "sani", "start": raw, "target": "lm-head"}
     for share in sorted(set(table["missed"]) - {0.0}):
-        where = {"metric": "in_place", "kind": "all", "subset": f"missed {share:g}"}
-        ends = endpoints(table)
-        raw = objectives(table)[0]
-        sani = {"method": "sani", "start": raw, "target": "lm-head"}
-        for name, found in (
-            ("unprotected", pick(ends, **where, method=raw)),
-            ("SANI, terms missed", pick(table, **where, **sani, missed=share)),
-            ("SANI, terms listed", pick(ends, **where, **sani)),
-            ("base", pick(ends, **where, method="base")),
+        for model, source, where in (
+            ("unprotected", ends, {"method": raw}),
+            ("SANI, terms missed", table, sani | {"missed": share}),
+            ("SANI, terms listed", ends, sani),
+            ("base", ends, {"method": "base"}),
         ):
-            rows.append({"missed": share, "model": name} | found[["value", "low", "high", "seeds"]].iloc[0].to_dict())
-    return pd.DataFrame(rows)
+            found = pick(source, "in_place", "all", subset=f"missed {share:g}", **where)
+            rows.append(({"missed": share, "model": model}, found[:1]))
+    return _stacked(rows).astype({"seeds": float})
 
 
 CONTEXTS = {
@@ -128,9 +127,7 @@ CONTEXTS = {
 
 def contexts_table(table: pd.DataFrame) -> pd.DataFrame:
     """Direct identifiers regurgitated by context: a row per context and model."""
-    rows = []
-    ends = endpoints(table)
-    raw = objectives(table)[0]
+    ends, raw = endpoints(table), objectives(table)[0]
     sani = {"method": "sani", "start": raw, "target": "lm-head"}
     models = (
         ("base", ends, {"method": "base"}),
@@ -139,44 +136,29 @@ def contexts_table(table: pd.DataFrame) -> pd.DataFrame:
         ("SANI", ends, sani),
         ("SANI, half repaired on", table, sani | {"kept_out": max(table["kept_out"])}),
     )
-    for subset, context in CONTEXTS.items():
-        for name, source, where in models:
-            for reading in ("visible", "isolated"):
-                found = pick(source, "in_place", "direct", reading, subset, **where)
-                for row in found[["value", "low", "high", "seeds"]].to_dict("records"):
-                    rows.append({"context": context, "reading": reading, "model": name} | row)
-    for metric, context in (("said", "bare prompts answered by a term"), ("in_top", "terms among a prompt's top 10")):
-        for name, source, where in models:
-            found = pick(source, metric, "all", "visible", "prompts", **where)
-            for row in found[["value", "low", "high", "seeds"]].to_dict("records"):
-                rows.append({"context": context, "reading": "visible", "model": name} | row)
-    return pd.DataFrame(rows)
+    asked = [(context, "in_place", "direct", subset, ("visible", "isolated")) for subset, context in CONTEXTS.items()]
+    asked.append(("bare prompts answered by a term", "said", "all", "prompts", ("visible",)))
+    asked.append(("terms among a prompt's top 10", "in_top", "all", "prompts", ("visible",)))
+    return _stacked(
+        ({"context": context, "reading": reading, "model": model}, pick(source, metric, kind, reading, subset, **where))
+        for context, metric, kind, subset, readings in asked
+        for model, source, where in models
+        for reading in readings
+    )
 
 
 def generation_table(table: pd.DataFrame) -> pd.DataFrame:
     """Listed terms that come out of free generation: a row per prompt (prefix, nothing) and model."""
-    ends = endpoints(table)
-    raw, pseudonymized, spared = objectives(table)
+    ends, names = endpoints(table), objectives(table)
+    others = ("logit-filter", "retrain-at-equal-cost", "repair-only", "pruning", "sani")
     rows = []
     for prompt in ("prefix", "nothing"):
-        for method in (
-            "base",
-            "counterfactual",
-            raw,
-            pseudonymized,
-            spared,
-            "logit-filter",
-            "retrain-at-equal-cost",
-            "repair-only",
-            "pruning",
-            "sani",
-        ):
-            start = {"start": raw} if method in ("logit-filter", "repair-only", "pruning", "sani") else {}
+        for method in ("base", "counterfactual", *names, *others):
+            start = {"start": names[0]} if method in ("logit-filter", "repair-only", "pruning", "sani") else {}
             target = {"target": "lm-head"} if method == "sani" else {}
             found = pick(ends, "terms", "all", prompt, "generated", method=method, **start, **target)
-            for row in found[["value", "low", "high", "seeds"]].to_dict("records"):
-                rows.append({"prompt": prompt, "method": method} | row)
-    return pd.DataFrame(rows)
+            rows.append(({"prompt": prompt, "method": method}, found))
+    return _stacked(rows)
 
 
 def frequency_table(results: pd.DataFrame, target: str = "lm-head") -> pd.DataFrame:

@@ -152,6 +152,14 @@ def test_numbers_of_terms_follow_their_counts_and_nothing_else():
     assert found["iterations"].tolist() == [2000, 40, 4, 3, 1, 1] * 2 and found["before"].tolist()[4:6] == [1, 0]
 
 
+def test_claims_are_drawn_in_full():
+    table = figures.read("claims", COMMITTED)
+    (axes,) = figures.DRAW["claims"](table).axes
+    drawn = {" ".join(label.get_text().split()) for label in axes.get_yticklabels()}
+    ledger = tables.deciding(table)
+    assert drawn == {f"{row.id} {row.claim}" for row in ledger.itertuples()} and len(axes.texts) == len(ledger)
+
+
 def test_running_total_of_seeds_with_fewer_terms_goes_on():
     two = pd.concat([tables.numbered(TERMS), tables.numbered(TERMS.iloc[2:].assign(seed=1))])
     (_, right) = figures.DRAW["frequency"](two).axes

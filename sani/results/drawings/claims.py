@@ -1,13 +1,20 @@
 """The drawing of the ledger: claims by settings, a mark per reading of the last layer."""
 
+import textwrap
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..tables import READINGS, deciding
+from .style import panels
 
-# Colour (Okabe–Ito), marker, and the initial of the word: the verdict can be told without the colour.
-VERDICTS = {"holds": ("#009E73", "o", "h"), "contradicted": ("#D55E00", "X", "c"), "undecided": ("#999999", "s", "u")}
+# Colour (Okabe–Ito), marker, initial of the word, and its ink: the verdict can be told without the colour.
+VERDICTS = {
+    "holds": ("#009E73", "o", "h", "white"),
+    "contradicted": ("#D55E00", "D", "c", "white"),
+    "undecided": ("#999999", "s", "u", "black"),
+}
 
 
 def claims(table: pd.DataFrame) -> Figure:
@@ -16,37 +23,33 @@ def claims(table: pd.DataFrame) -> Figure:
     names = sorted(table["id"].unique())
     settings = list(dict.fromkeys(table["setting"]))
     text = table.drop_duplicates("id").set_index("id")["claim"]
-    figure = Figure(figsize=(11, 0.36 * len(names) + 1.7), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = panels((11, 0.4 * len(names) + 1.7))
+    faces = {name: {"color": colour, "marker": marker, "markerfacecolor": "white" if ink == "black" else colour}
+             for name, (colour, marker, _, ink) in VERDICTS.items()}  # fmt: skip
     for row in table.itertuples():
-        colour, marker, initial = VERDICTS[row.verdict]
         shift = 0.0 if row.reading not in READINGS else 0.22 * (READINGS.index(row.reading) - 1.5)
         x, y = settings.index(row.setting) + shift, names.index(row.id)
-        filled = colour if row.verdict != "undecided" else "white"
-        axes.plot(x, y, marker=marker, markersize=12, color=colour, markerfacecolor=filled, linestyle="none")
-        ink = "white" if row.verdict != "undecided" else "black"
-        axes.text(x, y, initial, ha="center", va="center", fontsize=7.5, color=ink, fontweight="bold")
+        *_, initial, ink = VERDICTS[row.verdict]
+        size = 12 if row.verdict == "contradicted" else 15
+        axes.plot(x, y, markersize=size, linestyle="none", **faces[row.verdict])
+        axes.text(x, y, initial, ha="center", va="center_baseline", fontsize=11, color=ink, fontweight="bold")
     axes.set_xlim(-0.5, len(settings) - 0.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xticks(range(len(settings)), settings, fontsize=9)
     axes.xaxis.tick_top()
-    labels = [f"{name}  {text[name] if len(text[name]) < 66 else text[name][:64] + '…'}" for name in names]
-    axes.set_yticks(range(len(names)), labels, fontsize=7.5, ha="left")
+    labels = ["\n      ".join(textwrap.wrap(f"{name}  {text[name]}", 62)) for name in names]
+    axes.set_yticks(range(len(names)), labels, fontsize=9, ha="left")
     axes.tick_params(length=0, pad=6)
     axes.tick_params(axis="y", pad=335)
-    for x in range(1, len(settings)):
-        axes.axvline(x - 0.5, color="0.85", linewidth=0.8)
-    for y in range(1, len(names)):
-        axes.axhline(y - 0.5, color="0.92", linewidth=0.6)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    counts = table["verdict"].value_counts()
+    axes.vlines([x - 0.5 for x in range(1, len(settings))], -0.5, len(names) - 0.5, color="0.85", linewidth=0.8)
+    axes.hlines([y - 0.5 for y in range(1, len(names))], -0.5, len(settings) - 0.5, color="0.92", linewidth=0.6)
+    axes.spines[:].set_visible(False)
     handles = [
-        Line2D([], [], marker=marker, color=colour, linestyle="none", markersize=9,
-               markerfacecolor=colour if name != "undecided" else "white", label=f"{initial}: {name}")
-        for name, (colour, marker, initial) in VERDICTS.items()
-    ]  # fmt: skip
+        Line2D([], [], linestyle="none", markersize=9, label=f"{VERDICTS[name][2]}: {name}", **face)
+        for name, face in faces.items()
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    counts = table["verdict"].value_counts()
     said = ", ".join(f"{counts.get(name, 0)} {name}" for name in VERDICTS)
     figure.suptitle(
         f"Verdicts on the paper's claims: {said}\n(in a cell from left to right: {', '.join(READINGS)}; "

@@ -1,5 +1,6 @@
 """What all drawings share: a colour and a marker per method, intervals, curves, grid and legend."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,12 @@ def label_of(method: str) -> str:
     return LABELS.get(method, method)
 
 
+def panels(size: tuple[float, float], rows: int = 1, columns: int = 1, **shared) -> tuple[Figure, Any]:
+    """A figure and its panels, as `Figure.subplots` gives them."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, **shared)
+
+
 def errors(rows: Any) -> np.ndarray:
     """How far intervals reach below and above their values, (2, n), as `xerr` or `yerr`; 0 where there is none.
 
@@ -55,28 +62,43 @@ def errors(rows: Any) -> np.ndarray:
     return np.nan_to_num(np.clip(reach, 0, None))
 
 
+def points(axes: Axes, x, y, **options) -> None:
+    """Points with intervals, which `xerr` and `yerr` among the options of a plot give."""
+    axes.errorbar(x, y, **{"linestyle": "none", "capsize": 2, "elinewidth": 0.8} | options)
+
+
 def curve(axes: Axes, rows: pd.DataFrame, method: str, sign: int = 1, **options) -> None:
     """A curve over epochs with its intervals; `sign` −1 draws 1 − value."""
     rows = rows.sort_values("epoch")
     if sign < 0:
         rows = rows.assign(value=1 - rows["value"], low=1 - rows["high"], high=1 - rows["low"])
-    options = style_of(method) | {"linewidth": 1.4, "markersize": 5, "capsize": 2, "elinewidth": 0.8} | options
-    axes.errorbar(rows["epoch"], rows["value"], yerr=errors(rows), **options)
+    options = style_of(method) | {"linestyle": "-", "linewidth": 1.4, "markersize": 5} | options
+    points(axes, rows["epoch"], rows["value"], yerr=errors(rows), **options)
 
 
-def legend_below(figure: Figure, panels: list[Axes]) -> None:
-    """One legend below a figure, each label of its panels once."""
+def dress(axes: Axes, x: str = "", y: str = "", title: str = "", grid: str = "both") -> None:
+    """The labels of a panel, and a thin grid behind what is drawn."""
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_title(title, fontsize=10)
+    axes.grid(axis=grid, linewidth=0.4, alpha=0.6)
+    axes.set_axisbelow(True)
+
+
+def legend_below(figure: Figure, shown: Sequence[Axes]) -> None:
+    """One legend below a figure, each label of some of its panels once."""
     found = {}
-    for axes in panels:
+    for axes in shown:
         for handle, label in zip(*axes.get_legend_handles_labels()):
             found.setdefault(label, handle)
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
 
 
-def light_grid(axes: Axes, axis: str = "both") -> None:
-    """A thin grid behind what is drawn."""
-    axes.grid(axis=axis, linewidth=0.4, alpha=0.6)
-    axes.set_axisbelow(True)
+def finish(figure: Figure, title: str, table: pd.DataFrame, shown: Sequence[Axes] = ()) -> Figure:
+    """The figure with its title, with what the intervals of its table are over, and with a legend of some panels."""
+    figure.suptitle(f"{title}\n({over_seeds(table)})", fontsize=11)
+    if len(shown):
+        legend_below(figure, shown)
+    return figure
 
 
 def over_seeds(table: pd.DataFrame) -> str:
