@@ -61,6 +61,22 @@ FAMILIES = {
 )
 
 
+def check_model(model, name: str = "model") -> None:
+    """Raise TypeError for what is no model of transformers', or is wrapped by PEFT; ValueError for weights unfit.
+
+    Weights fit if they are float32 (or float64) and finite: what half precision rounds away reads as forgotten.
+    """
+    if hasattr(model, "peft_config"):
+        raise TypeError(f"the {name} is wrapped by PEFT; fold its adapter in first: {name}.merge_and_unload()")
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"the {name} is a {type(model).__name__}; load it with sani.load_model(name or folder)")
+    for layer, weight in model.named_parameters():
+        if weight.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"the {name}'s weights are {weight.dtype} ({layer}); pass {name}.float(), or load it anew")
+        if not weight.isfinite().all():
+            raise ValueError(f"the {name}'s weights are no numbers (NaN or infinite, in {layer}); use an earlier state")
+
+
 def family(model: PreTrainedModel) -> Family:
     """The family of a language model. Raises ValueError for one without LM head or of an unknown family."""
     found = _family_named(getattr(model.config, "model_type", type(model).__name__))
