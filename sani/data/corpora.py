@@ -8,14 +8,16 @@ ids and offsets, never the text itself.
 """
 
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 from datasets import Dataset, Features, Value
 
+from ..matching import KINDS
+from ..runs import checked, one_of
 from .grammars import SPLITS, clinical, emotions, stories
 from .hub_sets import EMOTION_SPLITS, HUB, read_books, read_emotions
-from .readers import KINDS, Raw, as_span, data_files, read_n2c2, read_tab, read_user
+from .readers import Raw, as_span, data_files, read_n2c2, read_tab, read_user
 
 SYNTHETIC = {  # grammar, records by default
     "synthetic-clinical": (clinical, 200),
@@ -51,11 +53,13 @@ def load_corpus(
     space, from the beginning (by default all of a folder, 77 million of the Hub), in records of about 1,000, whose
     person_id is the book. `text_column` names the text where it is not `text` or `full_text`; spans without a kind
     get `default_kind`. In a folder a .txt may have its spans beside it, as .json or BRAT .ann of the same stem.
-    Raises ValueError (bad argument or content, too few words: file, line or record named) and FileNotFoundError.
+    Raises TypeError, ValueError (bad argument or content: file, line or record named) and FileNotFoundError.
     Source: n2c2-2006, bookcorpus and emotion are the paper's corpora (§4.1); the others are ours.
     """
+    if not isinstance(name_or_path, (str, Path)):
+        raise TypeError(f"a corpus is loaded by a name or a path, not by a {type(name_or_path).__name__}")
     name = str(name_or_path)
-    _check_arguments(name, records, words, split, folder, default_kind)
+    _check_arguments(name, records, words, seed, split, folder, text_column, default_kind)
     if name in SYNTHETIC:
         grammar, usual = SYNTHETIC[name]
         found = ({**row, "where": name} for row in grammar.generate(records or usual, seed, split or "private"))
@@ -81,6 +85,9 @@ def with_strangers(
     third all others of the next `records` + 2 · `heldout_records` whose persons were seen; it is None if there is
     none. All three have the columns of `load_corpus`, which raises ValueError for a bad argument. Source: ours.
     """
+    one_of("synthetic corpus", name, SYNTHETIC)
+    checked("records", records, int, 1)
+    checked("heldout_records", heldout_records, int, 0)
     stream = load_corpus(name, records=2 * records + 2 * heldout_records, seed=seed)
     corpus = stream.select(range(records))
     seen = set(corpus["person_id"])
@@ -91,29 +98,37 @@ def with_strangers(
     return corpus, stream.select(strangers), stream.select(again) if again else None
 
 
-def _check_arguments(name: str, records, words, split, folder, default_kind) -> None:
-    """Raise ValueError for what `load_corpus` cannot do, before anything is read."""
-    splits = SPLITS if name in SYNTHETIC else EMOTION_SPLITS if name == "emotion" else ()
-    for what, number, default in (("records", records, "None for all"), ("words", words, "None")):
-        if number is not None and (type(number) is not int or number < 1):
-            raise ValueError(f"{what} must be a whole number of at least 1, or {default}; got {number!r}")
-    if words is not None and name != "bookcorpus":
-        raise ValueError(f"words= is for bookcorpus only; choose from {name!r} by records=")
-    if default_kind not in KINDS:
-        raise ValueError(f"unknown default_kind {default_kind!r}; known: {', '.join(KINDS[:3])}")
-    if split is not None and splits and split not in splits:
-        raise ValueError(f"unknown split {split!r}; known: {', '.join(splits)}")
-    if split not in (None, "private") and not splits:
-        raise ValueError(f"split={split!r} is for emotion and the synthetic corpora only; leave it out for {name!r}")
-    if folder is not None and name not in (*LOCAL, *HUB):
-        takers = ", ".join((*LOCAL, *HUB))
-        raise ValueError(f"folder= is for {takers}; for files of your own, load_corpus({str(folder)!r})")
+def check_corpus(corpus: Dataset) -> Dataset:
+    """The corpus itself; TypeError for anything else, ValueError for a Dataset without a corpus's columns."""
+    checked("corpus", corpus, Dataset)
+    if missing := [column for column in FEATURES if column not in corpus.column_names]:
+        raise ValueError(f"the corpus has no column {', '.join(missing)}; load it with load_corpus(…)")
+    return corpus
+
+
+def _check_arguments(name: str, records, words, seed, split, folder, text_column, default_kind) -> None:
+    """Raise TypeError or ValueError for what `load_corpus` cannot do, before anything is read."""
+    for what, value, takers in (
+        ("words", words, ("bookcorpus",)),
+        ("folder", folder, (*LOCAL, *HUB)),
+        ("split", split, (*SYNTHETIC, "emotion")),
+        ("text_column", text_column, () if name in SOURCES else (name,)),
+    ):
+        if value is not None and name not in takers:
+            raise ValueError(f"{what}= is for {', '.join(takers) or 'files of your own'}; leave it out for {name!r}")
+    checked("seed", seed, int, 0)
+    checked("text_column", text_column or "", str)
+    checked("records", 1 if records is None else records, int, 1)
+    checked("words", 1 if words is None else words, int, 1)
+    one_of("default_kind", default_kind, (*KINDS, ""))
+    if split is not None:
+        one_of("split", split, EMOTION_SPLITS if name == "emotion" else SPLITS)
     if folder is None and name in LOCAL:
         raise ValueError(f"{name} does not come with this project; name your copy: load_corpus({name!r}, folder=…)")
     path = Path(name)
     if name not in SOURCES and not path.exists() and not path.suffix and len(path.parts) == 1:
-        files = f"{', '.join(SUFFIXES)} file or a folder of them"
-        raise ValueError(f"unknown corpus {name!r}; known: {', '.join(SOURCES)}, or a path to a {files}")
+        files = f"{', '.join(SUFFIXES)} file, or a folder of them"
+        raise ValueError(f"unknown corpus {name!r}; known: {', '.join(SOURCES)}, a path to a {files}")
 
 
 def _checked_rows(found: Iterator[Raw], default_kind: str) -> Iterator[dict]:
@@ -122,35 +137,27 @@ def _checked_rows(found: Iterator[Raw], default_kind: str) -> Iterator[dict]:
     for raw in found:
         row = _checked_row(raw, default_kind)
         if row["record_id"] in seen:
-            raise ValueError(
-                f"{raw['where']}: record_id {row['record_id']!r} occurs twice; ids must be unique over the corpus"
-            )
+            raise ValueError(f"{raw['where']}: record_id {row['record_id']!r} occurs twice; ids must be unique")
         seen.add(row["record_id"])
         yield row
 
 
 def _checked_row(raw: Raw, default_kind: str) -> dict:
     """The record with its strings checked and its spans trimmed, sorted, disjoint and inside the text."""
-    row = {key: raw.get(key) for key in ("text", "record_id", "person_id")}
-    row["record_id"] = str(row["record_id"]) if type(row["record_id"]) is int else row["record_id"]
-    row["person_id"] = str(row["person_id"]) if type(row["person_id"]) is int else row["person_id"] or row["record_id"]
+    ids = {key: str(raw[key]) if type(raw[key]) is int else raw[key] for key in ("record_id", "person_id")}
+    row = {"text": raw["text"], **ids, "person_id": ids["person_id"] or ids["record_id"]}
     for key, value in row.items():
         if not isinstance(value, str):
             raise ValueError(f"{raw['where']}: {key} must be a string, found {type(value).__name__}")
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{raw['where']}: {key} has half a surrogate pair at offset {error.start}, which UTF-8 cannot hold"
-            ) from None
+            raise ValueError(f"{raw['where']}: {key} has half a surrogate pair at offset {error.start}") from None
     where = f"{raw['where']}, record_id {row['record_id']!r}"
     found = [as_span(span, row["text"], where, default_kind) for span in raw["identifiers"]]
     spans = {tuple(span.items()): span for span in found}.values()  # exact duplicates merge
     row["identifiers"] = sorted(spans, key=lambda span: (span["start"], span["end"]))
-    for one, two in zip(row["identifiers"], row["identifiers"][1:]):
-        if two["start"] < one["end"]:
-            raise ValueError(
-                f"{where}: annotations overlap: [{one['start']}, {one['end']}) and "
-                f"[{two['start']}, {two['end']}); keep one of them"
-            )
+    for (a, b), (c, d) in pairwise((span["start"], span["end"]) for span in row["identifiers"]):
+        if c < b:
+            raise ValueError(f"{where}: annotations overlap: [{a}, {b}) and [{c}, {d}); keep one of them")
     return row | {key: raw[key] for key in ("label",) if key in raw}

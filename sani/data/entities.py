@@ -15,30 +15,27 @@ import pandas as pd
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ..runs import fingerprint, private_folder, replacing, run_folder, write_provenance
+from ..matching import KINDS
+from ..runs import checked, fingerprint, named_folder, one_of, private_folder, replacing, run_folder, write_provenance
+from .corpora import check_corpus
 from .ner import PREFIX, load_tagger, open_classifier, words
-from .readers import RECORD, SPANS, START, as_span, decoded, parsed
+from .readers import RECORD, START, as_span, decoded, given, json_lines, parsed, spans_of
 
 Spans = list[list[dict]]
 
 SHARD = 1_000_000  # characters after which what was found is written
-# A word of three letters or more that goes on a sentence: it follows another word, or one and a comma.
+# A word of three letters or more that goes on a sentence: it follows another word, or one and a comma. Only letters, as
+# names are told by their spelling here, while `matching.WORD` has digits and marks too.
 INSIDE = re.compile(r"(?:(?<=[^\W\d_]{2}\s)|(?<=[^\W\d_],\s))[^\W\d_]{3,}")
 LETTERS = re.compile(r"[^\W\d_]{3,}")
 TITLES = frozenset("mrs miss sir lady lord madame monsieur mademoiselle".split())
 
 
 def find_entities(
-    corpus: Dataset,
-    model: str | Path = "tiny-ner",
-    classes: Sequence[str] | str | None = None,
-    threshold: float = 0.5,
-    batch_size: int = 32,
-    run_dir: str | Path | None = None,
-    resume: bool = True,
-    progress: bool = True,
+    corpus: Dataset, model: str | Path = "tiny-ner", classes: Sequence[str] | str | None = None, threshold: float = 0.5,
+    batch_size: int = 32, run_dir: str | Path | None = None, resume: bool = True, progress: bool = True,
     window: int | None = None,
-) -> Spans:
+) -> Spans:  # fmt: skip
     """The entities that a token classifier (shipped name, local folder or Hub id) finds in each record.
 
     classes: without prefix ("PER", not "B-PER"); by default all. threshold: least probability of a word's class, that
@@ -50,9 +47,10 @@ def find_entities(
     Raises, before any prediction, ValueError (bad argument, corpus without text, a model that is no token classifier,
     lacks a class or has pickled weights) and FileNotFoundError. Source: PAPER §2, step 1.
     """
-    if not 0 <= threshold <= 1 or batch_size < 1:
-        raise ValueError(f"threshold={threshold}, batch_size={batch_size}: need 0 ≤ threshold ≤ 1 and batch_size ≥ 1")
-    texts = list(corpus["text"])
+    checked("threshold", threshold, float, 0, 1)
+    checked("batch_size", batch_size, int, 1)
+    checked("window", 16 if window is None else window, int)
+    texts = list(check_corpus(corpus)["text"])
     if not any(map(str.strip, texts)):
         raise ValueError(f"the corpus has no text to find entities in: {len(texts)} records, all empty")
     classifier = open_classifier(model, window)
@@ -61,7 +59,7 @@ def find_entities(
     key = {"texts": fingerprint(*map(fingerprint, texts)), "model": classifier.fingerprint}
     folder = run_folder("entities", "sani.data.ner", **key, window=classifier.tokenizer.model_max_length)
     stem = f"words-{folder.name.rpartition('-')[2]}"
-    folder = folder if run_dir is None else Path(run_dir)
+    folder = folder if run_dir is None else named_folder(run_dir)
     if any(folder.glob("[!.]*")) and not any(folder.glob("words-*.parquet")):
         raise ValueError(f"{folder} is not empty and holds no entities; choose another run_dir")
     shards, first = _read(private_folder(folder), stem, resume)
@@ -84,11 +82,9 @@ def find_entities(
 
 
 def read_spans(
-    source: str | Path | Mapping | Sequence,
-    corpus: Dataset,
-    classes: Sequence[str] | str | None = None,
+    source: str | Path | Mapping | Sequence, corpus: Dataset, classes: Sequence[str] | str | None = None,
     threshold: float = 0.0,
-) -> Spans:
+) -> Spans:  # fmt: skip
     """Spans made elsewhere (Presidio, eds-pseudo, spaCy, doccano, a Transformers pipeline), checked, per record.
 
     source: the spans of each record in a list, a dict of record id → spans, or rows of {record_id, spans}; or a .json
@@ -97,26 +93,21 @@ def read_spans(
     longer. classes, threshold: those to keep, as in `find_entities`.
     Raises ValueError (wrong shape, offsets out of range, record ids the corpus lacks) and FileNotFoundError.
     """
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold={threshold} is outside [0, 1]")
+    checked("threshold", threshold, float, 0, 1)
     where = "spans"
     if isinstance(source, (str, Path)):
-        where = path = Path(source)
+        where = path = Path(source).expanduser()
         if not path.is_file() or path.suffix.lower() not in (".json", ".jsonl"):
             raise (ValueError if path.is_file() else FileNotFoundError)(f"{path}: not a .json or .jsonl file of spans")
-        text = decoded(path)
-        if path.suffix.lower() == ".json":
-            source = parsed(text, path)
-        else:
-            lines = enumerate(text.split("\n"), 1)
-            source = [parsed(line, f"{path}, line {n}") for n, line in lines if line.strip()]
-    ids, texts = list(corpus["record_id"]), corpus["text"]
+        lines = path.suffix.lower() == ".jsonl"
+        source = [row for _, _, row in json_lines(path)] if lines else parsed(decoded(path), path)
+    ids, texts = list(check_corpus(corpus)["record_id"]), corpus["text"]
     spans: Spans = [[] for _ in ids]
     for n, found in _by_record(source, ids, where).items():
         text = texts[n]
-        checked = [_span(raw, text, f"{where}, record {ids[n]}") for raw in found]
+        found = [_span(raw, text, f"{where}, record {ids[n]}") for raw in found]
         free = np.ones(len(text), dtype=bool)
-        for span in sorted(checked, key=lambda s: (-s["score"], s["start"] - s["end"], s["start"], s["type"])):
+        for span in sorted(found, key=lambda s: (-s["score"], s["start"] - s["end"], s["start"], s["type"])):
             if free[span["start"] : span["end"]].all():
                 free[span["start"] : span["end"]] = False
                 spans[n].append(span)
@@ -133,7 +124,7 @@ def capitalized(corpus: Dataset, share: float = 0.95) -> Counter[str]:
     at. Titles ("Mrs") are no names; other words that are always capitalised ("Monday", "English") are found too.
     """
     inside, spelt = Counter(), Counter()
-    for text in corpus["text"]:
+    for text in check_corpus(corpus)["text"]:
         inside.update(word.lower() for word in INSIDE.findall(text) if not word.isupper() and word[0].isupper())
         spelt.update(word for word in LETTERS.findall(text) if not word.isupper())
     small, whole = Counter(), Counter()
@@ -146,9 +137,10 @@ def capitalized(corpus: Dataset, share: float = 0.95) -> Counter[str]:
 
 def annotate(corpus: Dataset, spans: Spans, kind: str = "direct") -> Dataset:
     """The corpus with these spans, of this kind, as its identifiers, in place of those it has."""
+    one_of("kind", kind, KINDS)
     rows = [
         row | {"identifiers": [{"start": s["start"], "end": s["end"], "type": s["type"], "kind": kind} for s in found]}
-        for row, found in zip(corpus, spans, strict=True)
+        for row, found in zip(check_corpus(corpus), spans, strict=True)
     ]
     return Dataset.from_list(rows, features=corpus.features)
 
@@ -161,31 +153,26 @@ def _by_record(source, ids: list[str], where) -> dict[int, Sequence]:
         raise ValueError(f"{where}: expected spans in a list or a dict, found {type(entries).__name__}")
     plain = [not isinstance(entry, Mapping) or any(key in entry for key in START) for entry in entries]
     rows = [{"spans": entry} if bare else entry for entry, bare in zip(entries, plain)]
-    names = list(source) if keyed else [next((row[k] for k in RECORD if row.get(k) is not None), None) for row in rows]
+    names = list(source) if keyed else [given(row, RECORD) for row in rows]
     if not keyed and not any(name is not None for name in names):
         if len(rows) != len(ids):
             raise ValueError(f"{where}: spans of {len(rows)} records for a corpus of {len(ids)}; add the record ids")
         names = ids
-    known, told = {record_id: n for n, record_id in enumerate(ids)}, {}
+    known, found = {record_id: n for n, record_id in enumerate(ids)}, {}
     for i, (name, row) in enumerate(zip(names, rows), 1):
-        found = next((row[key] for key in (*SPANS, "ents") if isinstance(row.get(key), (list, tuple))), None)
-        n = known.get(str(name))
-        if found is None:
+        n, spans = known.get(str(name)), spans_of(row, f"{where}, entry {i}")
+        if spans is None:
             raise ValueError(f"{where}, entry {i}: no list of spans; expected [{{start, end, type}}, …] for a record")
-        if n is None or n in told:
+        if n is None or n in found:
             trouble = "an unknown record id" if n is None else "the record id of an earlier one"
             raise ValueError(f"{where}, entry {i} has {trouble}; the corpus's ids are {ids[0]!r}, …")
-        told[n] = found
-    return told
+        found[n] = spans
+    return found
 
 
 def _span(raw, text: str, where: str) -> dict:
     raw = raw.to_dict() if hasattr(raw, "to_dict") else raw  # Presidio's RecognizerResult
-    score = 1.0
-    if isinstance(raw, Mapping):
-        raw = {"type": raw.get("entity_group"), **raw}  # a Transformers pipeline's name for it
-        score = 1.0 if raw.get("score") is None else raw["score"]
-    span = as_span(raw, text, where, "")
+    span, score = as_span(raw, text, where, ""), given(raw, ("score",), default=1.0) if isinstance(raw, dict) else 1.0
     if not isinstance(score, Real) or not 0 <= score <= 1:
         raise ValueError(f"{where}: the score at [{span['start']}, {span['end']}) is no number in [0, 1]")
     return {"start": span["start"], "end": span["end"], "type": span["type"], "score": float(score)}
@@ -219,8 +206,8 @@ def _merged(found: pd.DataFrame, texts: Sequence[str], classes: set[str], thresh
 
     rows = list(found.itertuples(index=False))
     found = found.assign(entity=np.cumsum([not follows(*pair) for pair in zip([None, *rows], rows)]))
-    told = np.array([texts[row.record][row.start].isalnum() for row in rows], dtype=bool)
-    found = found[told]  # no punctuation at the ends
+    inner = np.array([texts[row.record][row.start].isalnum() for row in rows], dtype=bool)
+    found = found[inner]  # no punctuation at the ends
     whole = {"record": "first", "start": "min", "end": "max", "type": "first", "score": "mean"}
     spans: Spans = [[] for _ in texts]
     for row in found.groupby("entity").agg(whole).to_dict("records"):

@@ -11,9 +11,11 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet
 from tqdm.auto import tqdm
 
-from .readers import Raw, Row, data_files, decoded, decoded_pieces, json_lines, parquet_batches, raw_record
+from .readers import Raw, Row, data_files, decoded, decoded_pieces, json_lines, raw_record
 
 # Parquet, both: datasets runs no loading scripts, and the Hub's first `bookcorpus` is one.
 HUB = {"emotion": "dair-ai/emotion", "bookcorpus": "rojagtap/bookcorpus"}
@@ -67,8 +69,20 @@ def _emotion_files(folder: str | Path | None, split: str | None) -> list[tuple[s
     return [(path.stem, readers[path.suffix.lower()](path)) for path in paths]
 
 
+def _batches(path: Path, *columns: str) -> Iterator[tuple[float, list[list]]]:
+    """(share of the file's rows, the columns as lists) pairs, some thousand rows at a time."""
+    try:
+        with pa.parquet.ParquetFile(path) as file:
+            if missing := [column for column in columns if column not in file.schema_arrow.names]:
+                raise ValueError(f"{path}: no column {' and no column '.join(missing)}; expected the Hub's format")
+            for batch in file.iter_batches(10_000, columns=list(columns)):
+                yield batch.num_rows / file.metadata.num_rows, [batch[column].to_pylist() for column in columns]
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a whole Parquet file ({type(error).__name__})") from None
+
+
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    batches = (zip(*columns) for _, columns in parquet_batches(path, "text", "label"))
+    batches = (zip(*columns) for _, columns in _batches(path, "text", "label"))
     for n, (text, label) in enumerate(chain.from_iterable(batches), 1):
         yield n, f"{path}, row {n}", {"text": text, "label": label}
 
@@ -127,7 +141,7 @@ def _pieces(paths: list[Path]) -> Iterator[tuple[str, str, float]]:
             for text, read in decoded_pieces(path):
                 yield path.stem, text, read
         else:
-            for share, (sentences,) in parquet_batches(path, "text"):
+            for share, (sentences,) in _batches(path, "text"):
                 yield "bookcorpus", _joined(sentences, path), share * path.stat().st_size
 
 

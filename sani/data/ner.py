@@ -9,18 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import regex
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    TokenClassificationPipeline,
-)
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.pipelines import TokenClassificationPipeline
 
+from ..matching import WORD
 from ..models import shipped, source
 
-UNIT = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*|\S")  # a word, or one other character
+UNIT = regex.compile(rf"{WORD.pattern}|\S", regex.V1)  # a word, or one other character
 PREFIX = re.compile(r"[BIELMSU][-_](?=.)")  # of IOB, BIO, BILOU, BIOES and BMES labels
 FLOOR = 0.05  # what is less probable is not kept
 
@@ -122,18 +119,18 @@ def windows(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[int
     start = own = 0
     while start < len(text):
         piece = text[start : start + 8 * size]
-        told = tokenizer(piece, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False)
-        offsets = start + np.array(told["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        found = tokenizer(piece, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False)
+        offsets = start + np.array(found["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         if len(offsets) <= room and start + len(piece) == len(text):
             if len(offsets):
                 yield start, len(text), own, len(text)
             return
         reach = int(offsets[room, 0]) if len(offsets) > room else start + len(piece)
         end = max(_gap(text, (start + reach) // 2, reach), start + 1)
-        if not (tokens := int(np.searchsorted(offsets[:, 1], end, side="right"))):  # white space
+        if not (count := int(np.searchsorted(offsets[:, 1], end, side="right"))):  # white space
             start = end
             continue
-        begin, until = (int(offsets[max(tokens - n, 0), 0]) for n in (size // 4, size // 8))
+        begin, until = (int(offsets[max(count - n, 0), 0]) for n in (size // 4, size // 8))
         begin = max(_gap(text, (start + begin) // 2, begin), start + 1)
         until = max(_gap(text, begin, until), begin)
         yield start, end, own, until

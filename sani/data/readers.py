@@ -5,8 +5,6 @@ never the text itself.
 """
 
 import codecs
-import csv
-import io
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,19 +15,22 @@ from xml.parsers.expat import ErrorString
 
 import defusedxml
 import defusedxml.ElementTree
-import pyarrow as pa
-import pyarrow.parquet
+
+from ..matching import KINDS
+from ..term_files import csv_rows
 
 Raw = dict[str, Any]  # a raw record: see `raw_record`
 Row = tuple[int, str, Any]  # of a file: its number, where it stands (for messages), what it holds
 
-KINDS = ("direct", "indirect", "confidential", "")
 # The names under which Presidio, doccano, Label Studio, spaCy and the like export the same thing.
 TEXT, RECORD, PERSON = ("text", "full_text"), ("record_id", "doc_id", "id"), ("person_id",)
-SPANS, CLASS_LABELS = ("identifiers", "spans", "entities", "annotations", "labels", "label"), ("labels", "label")
+CLASS_LABELS = ("labels", "label")  # of a text classifier, or spans
+SPANS = ("identifiers", "spans", "entities", "annotations", "ents", *CLASS_LABELS)
 START = ("start", "start_position", "start_offset", "start_char", "begin")
 END = ("end", "end_position", "end_offset", "end_char")
-TYPE = ("type", "entity_type", "label", "tag", "labels")
+TYPE = ("type", "entity_type", "entity_group", "label", "tag", "labels")
+COPY = ("entity_value", "span_text", "text")  # of what a span covers
+XML = "; for n2c2 XML use load_corpus('n2c2-2006', folder=…)"
 
 
 def raw_record(where: str | Path, text: Any, record_id: Any, person_id: Any = None, identifiers: Sequence = ()) -> Raw:
@@ -40,22 +41,23 @@ def raw_record(where: str | Path, text: Any, record_id: Any, person_id: Any = No
 def data_files(path: Path, suffixes: Collection[str]) -> list[Path]:
     """The file itself, or the folder's files of these suffixes, sorted, without the standoff files of a .txt.
 
-    Raises FileNotFoundError for no such file or folder and ValueError for no file of these suffixes.
+    Raises FileNotFoundError for no such file or folder, ValueError for no file of these suffixes or for some deeper.
     """
-    known = ", ".join(suffixes)
+    path, known = path.expanduser(), ", ".join(suffixes)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    if path.is_file():
-        if path.suffix.lower() not in suffixes:
-            hint = "; for n2c2 XML use load_corpus('n2c2-2006', folder=…)" if path.suffix.lower() == ".xml" else ""
-            raise ValueError(f"{path}: not a {known} file{hint}")
+    if not path.is_dir():
+        if not path.is_file() or path.suffix.lower() not in suffixes:
+            raise ValueError(f"{path}: not a {known} file{XML if path.suffix.lower() == '.xml' else ''}")
         return [path]
-    files = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
-    files = sorted(file for file in files if file.suffix.lower() in suffixes)
+    files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+    if deeper := [file.name for file in files if any(f.suffix.lower() in suffixes for f in file.rglob("*"))]:
+        raise ValueError(f"{path}: {known} files lie in its folders {', '.join(deeper)} too; load one folder at a time")
+    files = [file for file in files if file.is_file() and file.suffix.lower() in suffixes]
     texts = {file.stem for file in files if file.suffix.lower() == ".txt"}
     files = [file for file in files if not (file.suffix.lower() == ".json" and file.stem in texts)]
     if not files:
-        raise ValueError(f"{path}: no {known} file in this folder")
+        raise ValueError(f"{path}: no {known} file in this folder{XML if any(path.glob('*.xml')) else ''}")
     return files
 
 
@@ -67,7 +69,7 @@ def decoded(path: Path) -> str:
 def decoded_pieces(path: Path, size: int = 1 << 16) -> Iterator[tuple[str, int]]:
     """(text, bytes it was read from) pairs: what `decoded` gives, a piece at a time, whatever the lines' lengths."""
     decoder, done = codecs.getincrementaldecoder("utf-8-sig")(), 0
-    wrong = "{}: not UTF-8 (byte {}); convert it first, for instance with `iconv -f WINDOWS-1252 -t UTF-8`"
+    wrong = "{}: not UTF-8 (byte {}); convert it first, with `iconv -f WINDOWS-1252 -t UTF-8` (or -f UTF-16)"
     with path.open("rb") as stream:
         while content := stream.read(size):
             done += len(content)
@@ -78,18 +80,6 @@ def decoded_pieces(path: Path, size: int = 1 << 16) -> Iterator[tuple[str, int]]
                 raise ValueError(wrong.format(path, done - len(error.object) + error.start)) from None
     if unfinished := decoder.getstate()[0]:  # the file ends inside a character
         raise ValueError(wrong.format(path, done - len(unfinished)))
-
-
-def parquet_batches(path: Path, *columns: str) -> Iterator[tuple[float, list[list]]]:
-    """(share of the file's rows, the columns as lists) pairs, some thousand rows at a time."""
-    try:
-        with pa.parquet.ParquetFile(path) as file:
-            if missing := [column for column in columns if column not in file.schema_arrow.names]:
-                raise ValueError(f"{path}: no column {' and no column '.join(missing)}; expected the Hub's format")
-            for batch in file.iter_batches(10_000, columns=list(columns)):
-                yield batch.num_rows / file.metadata.num_rows, [batch[column].to_pylist() for column in columns]
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a whole Parquet file ({type(error).__name__})") from None
 
 
 def parsed(text: str, where: str | Path) -> Any:
@@ -135,41 +125,45 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path) -> list[Row]:
-    """Each with the line on which it starts; fields may be longer than the csv module's default limit."""
-    text, rows, line, limit = decoded(path), [], 1, csv.field_size_limit(2**31 - 1)
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        line = reader.line_num + 1 if reader.fieldnames else line
-        for n, row in enumerate(reader, 1):
-            if None in row or None in row.values():
-                raise ValueError(
-                    f"{path}, line {line}: the row has not as many fields as the header; fields with "
-                    "commas, quotes or line ends need double quotes"
-                )
-            rows.append((n, f"{path}, line {line}", row))
-            line = reader.line_num + 1
-    except csv.Error:
-        raise ValueError(f"{path}, line {line}: invalid CSV (check the quotes of the row that starts here)") from None
-    finally:
-        csv.field_size_limit(limit)
-    return rows
+    """Each with the line on which it starts."""
+    (_, header), *rows = [row for row in csv_rows(decoded(path), path) if row[1]] or [(1, [])]
+    if len(set(names := list(filter(None, header)))) < len(names):
+        raise ValueError(f"{path}: the header has a column twice; rename one")
+    return [(n, f"{path}, line {line}", dict(zip(header, row))) for n, (line, row) in enumerate(rows, 1)]
 
 
 def _text_record(path: Path) -> Raw:
     """The record of a .txt file, with the spans of a .json or BRAT .ann file beside it."""
-    text, spans = decoded(path), []
+    text = decoded(path)
     standoff, brat = path.with_suffix(".json"), path.with_suffix(".ann")
     if standoff.is_file():
         found = parsed(decoded(standoff), standoff)
-        row = {**found, "text": text} if isinstance(found, dict) else {"text": text, "identifiers": found}
-        return _fields(row, standoff, path.stem, None)
-    for n, line in enumerate(decoded(brat).split("\n") if brat.is_file() else (), 1):
-        if line.startswith("T"):  # the other lines are relations, attributes and notes
-            found = re.fullmatch(r"T\d+\t(\S+) (\d+ \d+(?:;\d+ \d+)*)", "\t".join(line.split("\t")[:2]).strip())
-            if not found:
-                raise ValueError(f"{brat}, line {n}: not a BRAT text-bound annotation (T1<tab>TYPE start end)")
-            spans += [[*map(int, piece.split()), found[1]] for piece in found[2].split(";")]
+        records = isinstance(found, list) and any(isinstance(raw, dict) and given(raw, START) is None for raw in found)
+        row = found if isinstance(found, dict) else {"identifiers": found}
+        if records or given(row, TEXT, default=text) != text or spans_of(row, standoff) is None or brat.is_file():
+            raise ValueError(f"{standoff}: no spans, or not those of {path.name} and no .ann; rename one of the files")
+        return _fields({**row, "text": text}, standoff, path.stem, None)
+    text, spans = _brat(brat, text) if brat.is_file() else (text, [])
     return raw_record(path, text, path.stem, identifiers=spans)
+
+
+def _brat(path: Path, text: str) -> tuple[str, list[list]]:
+    """The spans of a text, which is given back with the line ends with which they cover what the file says."""
+    spans, copies = [], []
+    for n, line in enumerate(decoded(path).split("\n"), 1):
+        if line.startswith("T"):  # the other lines are relations, attributes and notes
+            found = re.fullmatch(r"T\d+\t(\S+) (\d+ \d+(?:;\d+ \d+)*)\s*(?:\t(.*))?", line.strip())
+            if not found:
+                raise ValueError(f"{path}, line {n}: not a BRAT text-bound annotation (T1<tab>TYPE start end)")
+            pieces = [tuple(map(int, piece.split())) for piece in found[2].split(";")]
+            spans += [[*piece, found[1]] for piece in pieces]
+            if found[3]:
+                copies.append((n, pieces, found[3].split()))
+    for version in (text, text.replace("\r\n", "\n")):
+        wrong = [n for n, pieces, copy in copies if " ".join(version[a:b] for a, b in pieces).split() != copy]
+        if not wrong:
+            return version, spans
+    raise ValueError(f"{path}, line {wrong[0]}: another text at these offsets; they count characters of the .txt file")
 
 
 def _fields(row: Any, where: str | Path, default_id: str, text_column: str | None) -> Raw:
@@ -178,8 +172,9 @@ def _fields(row: Any, where: str | Path, default_id: str, text_column: str | Non
         raise ValueError(f"{where}: expected an object with a text column, found {type(row).__name__}")
     if isinstance(row.get("data"), dict) and isinstance(row.get("annotations"), list):  # Label Studio
         try:
-            values = [result["value"] for annotation in row["annotations"] for result in annotation["result"]]
-        except (KeyError, TypeError):
+            made = [annotation for annotation in row["annotations"] if not annotation.get("was_cancelled")]
+            values = [result["value"] for annotation in made for result in annotation["result"]]
+        except (KeyError, TypeError, AttributeError):
             raise ValueError(f"{where}: not a Label Studio task (annotations → result → value)") from None
         row = {**row, **row["data"], "annotations": values}
     column = next((key for key in ((text_column,) if text_column else TEXT) if key in row), None)
@@ -187,22 +182,27 @@ def _fields(row: Any, where: str | Path, default_id: str, text_column: str | Non
         # A file without header has text where the names should be, so only what is plainly a name is shown.
         names = [key for key in row if re.fullmatch(r"[a-z][a-z0-9_]{0,23}", key)]
         other = f" and {len(row) - len(names)} not shown" if len(names) < len(row) else ""
-        raise ValueError(
-            f"{where}: no text column {text_column or 'text'!r}; columns there: "
-            f"{', '.join(names) or 'none'}{other}; name it with text_column="
-        )
-    spans = []
-    for key in SPANS:
-        found = row.get(key)
-        if isinstance(found, str) and found.lstrip().startswith("["):  # a CSV cell
-            found = parsed(found, f"{where}, column {key}")
-        if isinstance(found, list):
-            spans = found
-            break
-        if found not in (None, "") and key not in CLASS_LABELS:  # labels of a text classifier are no spans
-            raise ValueError(f"{where}: column {key} holds no list of spans")
+        there = f"columns there: {', '.join(names) or 'none'}{other}"
+        raise ValueError(f"{where}: no text column {text_column or 'text'!r}; {there}; name it with text_column=")
     record_id, person_id = given(row, RECORD, (None, ""), default_id), given(row, PERSON, (None, ""))
-    return raw_record(where, row[column], record_id, person_id, spans)
+    return raw_record(where, row[column], record_id, person_id, spans_of(row, where) or ())
+
+
+def spans_of(row: Mapping, where: str | Path) -> Sequence | None:
+    """The spans in a row, in whichever column they are; None if it has no such column. ValueError for several."""
+    found = {key: row[key] for key in SPANS if row.get(key) not in (None, "")}
+    for key, value in found.items():
+        if isinstance(value, str) and value.lstrip().startswith("["):  # a CSV cell
+            found[key] = parsed(value, f"{where}, column {key}")
+    lists = {key: value for key, value in found.items() if isinstance(value, (list, tuple))}
+    if other := [key for key in found if key not in (*lists, *CLASS_LABELS)]:
+        hint = "; for the Text Anonymization Benchmark use load_corpus('tab', folder=…)" * (other[0] == "annotations")
+        raise ValueError(f"{where}: no list of spans in column {other[0]}{hint}")
+    full = [key for key in lists if lists[key]]
+    full = [key for key in full if key not in CLASS_LABELS] or full[:1]
+    if any(lists[key] != lists[full[0]] for key in full):
+        raise ValueError(f"{where}: different spans in the columns {', '.join(full)}; keep one of these")
+    return lists[full[0]] if full else next(iter(lists.values()), None)
 
 
 # Annotated corpora in a format of their own
@@ -227,10 +227,7 @@ def read_n2c2(path: Path) -> Iterator[Raw]:
         line, column = error.position
         raise ValueError(f"{path}, line {line}, column {column}: malformed XML ({ErrorString(error.code)})") from None
     except defusedxml.DefusedXmlException:
-        raise ValueError(
-            f"{path}: a document type or entity definition, refused because it can exhaust memory or "
-            "read other files; remove the <!DOCTYPE …>"
-        ) from None
+        raise ValueError(f"{path}: refused, for a <!DOCTYPE …> can exhaust memory or read files; remove it") from None
     except LookupError:
         raise ValueError(f"{path}: the XML declaration names an unknown encoding; use UTF-8") from None
     if not n:
@@ -271,9 +268,8 @@ def read_tab(path: Path) -> Iterator[Raw]:
             record_id = doc["doc_id"]
         except (KeyError, TypeError, AttributeError):
             raise ValueError(
-                f"{where}: not the Text Anonymization Benchmark's standoff JSON (doc_id, text, "
-                "annotations → entity_mentions → start_offset, end_offset, entity_type, "
-                "identifier_type DIRECT, QUASI or NO_MASK)"
+                f"{where}: not the Text Anonymization Benchmark's standoff JSON (doc_id, text, annotations → "
+                "entity_mentions → start_offset, end_offset, entity_type, identifier_type DIRECT, QUASI or NO_MASK)"
             ) from None
         spans = []
         for kind, _, start, end, type_ in sorted(mentions):
@@ -285,30 +281,30 @@ def read_tab(path: Path) -> Iterator[Raw]:
 def as_span(raw: Any, text: Any, where: str, default_kind: str | None) -> dict[str, int | str]:
     """One annotation, a dict or a (start, end, type) triple, as {start, end, type, kind}; ValueError if it is none."""
     if isinstance(raw, dict):
-        start, end, type_, kind = (given(raw, keys) for keys in (START, END, TYPE, ("kind",)))
+        start, end, type_, kind, copy = (given(raw, keys) for keys in (START, END, TYPE, ("kind",), COPY))
     elif isinstance(raw, (list, tuple)) and len(raw) == 3:
-        start, end, type_, kind = *raw, None
+        start, end, type_, kind, copy = *raw, None, None
     else:
         raise ValueError(f"{where}: an annotation must be an object with start, end and type, or [start, end, type]")
     if type(start) is not int or type(end) is not int:
-        raise ValueError(
-            f"{where}: an annotation needs whole numbers as start and end, "
-            f"found {type(start).__name__} and {type(end).__name__}"
-        )
-    at = f"{where}: the annotation at [{start}, {end})"
+        found = f"{type(start).__name__} and {type(end).__name__}"
+        raise ValueError(f"{where}: an annotation needs whole numbers as start and end, found {found}")
     type_ = type_[0] if isinstance(type_, list) and type_ else type_
     kind = default_kind if kind is None else kind
+    size = len(text) if isinstance(text, str) else 0
+    value = text[start:end] if 0 <= start < end <= size else ""
+    trouble = None
     if not isinstance(type_, str) or not type_.isprintable():
-        raise ValueError(f"{at} has no type")
-    if kind not in KINDS:
-        raise ValueError(f"{at} has an unknown kind; known: {', '.join(KINDS[:3])}")
-    if not isinstance(text, str) or not 0 <= start < end <= len(text):
-        raise ValueError(
-            f"{where}: annotation [{start}, {end}) is out of range; offsets count characters, start "
-            f"before end, within the text{f' of {len(text)}' if isinstance(text, str) else ''}"
-        )
-    value = text[start:end]
-    if not value.strip():
-        raise ValueError(f"{where}: annotation [{start}, {end}) covers only white space")
+        trouble = "has no type"
+    elif kind not in (*KINDS, ""):
+        trouble = f"has an unknown kind; known: {', '.join(KINDS)}"
+    elif not value:
+        trouble = f"is out of range; offsets count characters, start before end, within the text of {size}"
+    elif not value.strip():
+        trouble = "covers only white space"
+    elif isinstance(copy, str) and copy.strip() and copy.split() != value.split():
+        trouble = "covers another text than it says; offsets count characters, not bytes, line ends as in the text"
+    if trouble:
+        raise ValueError(f"{where}: annotation [{start}, {end}) {trouble}")
     start += len(value) - len(value.lstrip())
     return {"start": start, "end": start + len(value.strip()), "type": type_, "kind": kind}

@@ -15,7 +15,9 @@ from datasets import Dataset
 from faker import Faker
 
 from ..blacklists import Blacklist
-from .readers import KINDS
+from ..matching import KINDS
+from ..runs import checked, one_of
+from .corpora import check_corpus
 
 
 def pseudonymize(
@@ -23,14 +25,14 @@ def pseudonymize(
 ) -> Dataset:
     """Replaces every hit of the blacklist of these kinds by `replacement` (the paper's MLMA, §4.1).
 
-    `blacklist.find(text, identifiers)` gives hits with .start, .end and .kind. Returns a corpus whose identifiers are
-    the annotated spans that no replacement touched, at their new offsets. Raises ValueError for an unknown kind.
+    Returns a corpus whose identifiers are the annotated spans that no replacement touched, at their new offsets.
+    Raises ValueError for an unknown kind, TypeError for what is no corpus or blacklist.
     """
-    kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise ValueError(f"unknown kinds {unknown}; known: {', '.join(KINDS[:3])}")
+    kinds = [one_of("kind", kind, KINDS) for kind in ((kinds,) if isinstance(kinds, str) else kinds)]
+    checked("blacklist", blacklist, Blacklist)
+    checked("replacement", replacement, str)
     rows = []
-    for row in corpus:
+    for row in check_corpus(corpus):
         hits = [hit for hit in blacklist.find(row["text"], row["identifiers"]) if hit.kind in kinds]
         edits = [(hit.start, hit.end, replacement, None) for hit in hits]
         for span, (_, value) in zip(row["identifiers"], _values(row)):
@@ -50,7 +52,8 @@ def counterfactual(corpus: Dataset, seed: int = 0) -> Dataset:
     the same corpus on any machine. Raises ValueError for a corpus without identifiers. Source: ours, the control in
     which the identifiers were never seen.
     """
-    values = [_values(row) for row in corpus]
+    checked("seed", seed, int)
+    values = [_values(row) for row in check_corpus(corpus)]
     if not any(values):
         raise ValueError(
             "the corpus has no annotated identifiers, so there is nothing to resample; "

@@ -19,7 +19,9 @@ from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sani import Blacklist
 from sani.data.corpora import FEATURES, SOURCES, load_corpus, with_strangers
+from sani.data.entities import annotate, find_entities, read_spans
 from sani.data.grammars import emotions, stories
 from sani.data.hub_sets import BOOK_WORDS, EMOTIONS, cut_book
 from sani.data.readers import read_n2c2
@@ -195,6 +197,85 @@ def test_folder_txt_with_standoff_bom_crlf(tmp_path):
     assert values(one) == ["Ann", "Bo"] and values(two) == ["Kél", "Zed"]
     assert two["text"] == "Dr\r\nKél 😀 Zed\r\n" and three["text"].startswith('x\r\n"y" long')
     assert load_corpus(tmp_path, records=2)["record_id"] == ["a", "b"]
+
+
+def test_offsets_of_brat_are_held_against_its_copy_of_the_text(tmp_path):
+    """Of a file with \\r\\n, tools count a line end as two characters or as one; neither shifts a span."""
+    text = "Dr Lee\r\nsaw\r\nBob Stone"
+    for offsets in ("13 22", "11 20", "13 16;17 22", "11 14;15 20"):
+        write(tmp_path / "a.txt", text)
+        write(tmp_path / "a.ann", f"T1\tPER 3 6\tLee\r\nT2\tPER {offsets}\tBob Stone\r\n")
+        (row,) = load_corpus(tmp_path)
+        assert " ".join(values(row)) == "Lee Bob Stone" and row["text"].split() == text.split()
+    for wrong in ("T1\tPER 12 21\tBob Stone", "T1\tPER 13 20\tBob Stone", "T1\tPER 3 6\tLeo"):
+        write(tmp_path / "a.ann", f"#1\tnote\n{wrong}\n")
+        with pytest.raises(ValueError, match=r"a\.ann, line 2: another text at these offsets") as caught:
+            load_corpus(tmp_path)
+        assert "Bob" not in str(caught.value)
+
+
+def test_a_folder_is_read_whole_or_refused(tmp_path):
+    write(tmp_path / "a.txt", "Ann was here")
+    for folder in (".hidden", "pictures"):
+        (tmp_path / folder).mkdir()
+    for name in (".hidden/b.txt", ".c.txt", "pictures/b.png"):
+        write(tmp_path / name, "x")
+    assert load_corpus(tmp_path)["record_id"] == ["a"]
+    for standoff in (
+        {"text": "Bob", "spans": []},
+        {"made": 2024},
+        [{"text": "Bob"}],
+        [{"full_text": "B", "spans": []}],
+    ):
+        write(tmp_path / "a.json", json.dumps(standoff))
+        with pytest.raises(ValueError, match=r"a\.json: no spans, or not those of a\.txt"):
+            load_corpus(tmp_path)
+    write(tmp_path / "a.json", json.dumps({"text": "Ann was here", "spans": [[0, 3, "PER"]]}))
+    assert values(load_corpus(tmp_path)[0]) == ["Ann"]
+    write(tmp_path / "a.ann", "T1\tPER 0 3\tAnn\n")
+    with pytest.raises(ValueError, match=r"a\.json: .* no \.ann; rename"):
+        load_corpus(tmp_path)
+    (tmp_path / "ward" / "one").mkdir(parents=True)
+    write(tmp_path / "ward" / "one" / "d.csv", "text\nx\n")
+    with pytest.raises(ValueError, match="files lie in its folders ward too; load one folder at a time"):
+        load_corpus(tmp_path)
+    (tmp_path / "xml").mkdir()
+    write(tmp_path / "xml" / "a.xml", "<ROOT/>")
+    with pytest.raises(
+        ValueError, match=r"no \.jsonl.* file in this folder; for n2c2 XML use load_corpus\('n2c2-2006'"
+    ):
+        load_corpus(tmp_path / "xml")
+    for path in ("/dev/null", "/dev/zero"):
+        with pytest.raises(ValueError, match=r"not a \.jsonl, .* file"):
+            load_corpus(path)
+
+
+def test_home_is_spelt_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    jsonl(tmp_path / "a.jsonl", {"text": "one", "id": "r0"})
+    assert load_corpus("~/a.jsonl")["text"] == ["one"]
+    jsonl(tmp_path / "spans.jsonl", {"id": "r0", "spans": [[0, 3, "PER"]]})
+    assert read_spans("~/spans.jsonl", load_corpus("~/a.jsonl"))[0][0]["end"] == 3
+
+
+def test_cancelled_annotations_of_label_studio_are_none(tmp_path):
+    one, two = ({"result": [{"value": {"start": s, "end": s + 3, "labels": ["PER"]}}]} for s in (0, 2))
+    task = {"data": {"text": "Ann Lee"}, "annotations": [two | {"was_cancelled": True}, one | {"was_cancelled": False}]}
+    assert values(load_corpus(jsonl(tmp_path / "a.jsonl", task))[0]) == ["Ann"]
+
+
+def test_spans_in_several_columns(tmp_path):
+    """An empty column hides no other; the labels of a text classifier are no spans; two that differ are refused."""
+    found = [[0, 3, "PER"]]
+    for row in (
+        {"identifiers": [], "spans": found}, {"spans": found, "identifiers": found}, {"ents": found, "entities": None},
+        {"spans": found, "labels": ["joy", "fear"]}, {"annotations": "", "label": found},
+    ):  # fmt: skip
+        assert values(load_corpus(jsonl(tmp_path / "a.jsonl", {"text": "Ann Lee", **row}))[0]) == ["Ann"]
+        assert len(read_spans([row], corpus("Ann Lee"))[0]) == 1
+    both = {"text": "Ann Lee", "spans": found, "entities": [[4, 7, "PER"]]}
+    with pytest.raises(ValueError, match="line 1: different spans in the columns spans, entities; keep one"):
+        load_corpus(jsonl(tmp_path / "a.jsonl", both))
 
 
 def test_text_column_and_line_separator_in_json(tmp_path):
@@ -544,10 +625,10 @@ def test_fresh_process_gives_the_same_and_leaves_no_copy_in_the_datasets_cache(t
         {"text": "Ann", "spans": [[0, 3, "PER"]]},
     )
     code = (
-        "import json, sys\nfrom sani import *\nold = load_corpus(sys.argv[1])\n"
+        "import json, sys\nfrom sani import *\nfrom sani import Blacklist\nold = load_corpus(sys.argv[1])\n"
         "from sani.data.grammars import clinical, emotions, stories\n"  # their data are read when they are used
         "assert not any(grammar.grammar.cache_info().misses for grammar in (clinical, emotions, stories))\n"
-        "class B:\n  def find(self, t, i): return []\npseudonymize(old, B())\nassert not old.cache_files\n"
+        "class B(Blacklist):\n  def find(self, t, i): return []\npseudonymize(old, B())\nassert not old.cache_files\n"
         "new = counterfactual(old, 4)\nassert not new.cache_files\nprint(json.dumps(new.to_list()))"
     )
     env = {
@@ -592,8 +673,14 @@ CASES = [
     ("a.csv", f"text,id\n{SECRET},was,here\n", r"line 2: .*not as many fields"),
     ("a.csv", f"text,id\n{SECRET}\n", r"line 2: .*not as many fields"),
     ("a.csv", f"text,spans\n{SECRET},[{SECRET}\n", r"line 2, column spans: invalid JSON"),
-    ("a.csv", f"text,spans\n{SECRET},{SECRET}\n", r"line 2: column spans holds no list"),
+    ("a.csv", f"text,spans\n{SECRET},{SECRET}\n", r"line 2: no list of spans in column spans"),
     ("a.csv", "text,id\n", "corpus is empty"),
+    ("a.csv", "", "corpus is empty"),
+    ("a.csv", f"text,id,text\n{SECRET},1,\n", "the header has a column twice"),
+    ("a.json", "", "invalid JSON"),
+    ("a.json", line(annotations={"me": []}), "no list of spans in column annotations.*load_corpus.'tab'"),
+    ("a.jsonl", span_line({"start": 1, "end": 4, "type": "PER", "entity_value": SECRET}), "another text than it says"),
+    ("a.jsonl", span_line({"start": 1, "end": 4, "type": "PER", "text": SECRET[:3]}), "another text than it says"),
     ("a.jsonl", "", "corpus is empty"),
     ("a.json", "[]", "corpus is empty"),
     ("a.txt", " \n", "corpus is empty: 1 records"),
@@ -686,6 +773,7 @@ def test_bad_standoff(tmp_path):
     write(tmp_path / "a.ann", f"T1\tPER x y\t{SECRET}\n")
     with pytest.raises(ValueError, match=r"a\.ann, line 1: not a BRAT") as caught:
         load_corpus(tmp_path)
+    (tmp_path / "a.ann").unlink()
     write(tmp_path / "a.json", '[[0, 99, "PER"]]')
     with pytest.raises(ValueError, match="record_id 'a': .*out of range"):
         load_corpus(tmp_path / "a.txt")
@@ -700,28 +788,67 @@ def test_bad_standoff(tmp_path):
         (dict(name_or_path="tab", folder="no/such"), FileNotFoundError, "no such file or folder"),
         (dict(name_or_path="no/such.jsonl"), FileNotFoundError, "no such file or folder"),
         (dict(name_or_path="no/such/folder"), FileNotFoundError, "no such file or folder"),
-        (dict(name_or_path="synthetic-clinical", records=0), ValueError, "records must be a whole number"),
-        (dict(name_or_path="synthetic-clinical", records=True), ValueError, "records must be a whole number"),
+        (dict(name_or_path="synthetic-clinical", records=0), ValueError, "records=0 is out of range.*at least 1"),
+        (dict(name_or_path="synthetic-clinical", records=True), TypeError, "records must be a whole number"),
         (
             dict(name_or_path="synthetic-clinical", split="test"),
             ValueError,
-            "unknown split 'test'; known: private, public",
+            "split 'test' is unknown; use one of private, public",
         ),
-        (dict(name_or_path="tab", folder=".", split="public"), ValueError, "synthetic corpora only"),
+        (
+            dict(name_or_path="tab", folder=".", split="public"),
+            ValueError,
+            "split= is for synthetic-clinical, .*leave it out",
+        ),
         (dict(name_or_path="synthetic-clinical", folder="."), ValueError, "folder= is for"),
-        (dict(name_or_path="synthetic-clinical", default_kind="x"), ValueError, "unknown default_kind"),
-        (dict(name_or_path="emotion", split="public"), ValueError, "unknown split .*known: train, validation, test"),
+        (dict(name_or_path="synthetic-clinical", default_kind="x"), ValueError, "default_kind 'x' is unknown"),
+        (
+            dict(name_or_path="emotion", split="public"),
+            ValueError,
+            "split 'public' is unknown; use one of train, validation, test",
+        ),
         (dict(name_or_path="emotion", folder="no/such"), FileNotFoundError, "no such file or folder"),
         (dict(name_or_path="bookcorpus", folder="no/such"), FileNotFoundError, "no such file or folder"),
-        (dict(name_or_path="bookcorpus", words=0), ValueError, "words must be a whole number of at least 1"),
-        (dict(name_or_path="bookcorpus", words=7.0), ValueError, "words must be a whole number of at least 1"),
+        (dict(name_or_path="bookcorpus", words=0), ValueError, "words=0 is out of range"),
+        (dict(name_or_path="bookcorpus", words=7.0), TypeError, "words must be a whole number, not 7.0"),
         (dict(name_or_path="bookcorpus", split="train"), ValueError, "leave it out for 'bookcorpus'"),
-        (dict(name_or_path="synthetic-clinical", words=10), ValueError, "words= is for bookcorpus only"),
+        (dict(name_or_path="synthetic-clinical", words=10), ValueError, "words= is for bookcorpus; leave it out"),
+        (dict(name_or_path="synthetic-clinical", records="3"), TypeError, "records must be a whole number, not a str"),
+        (dict(name_or_path="synthetic-clinical", seed=None), TypeError, "seed must be a whole number, not None"),
+        (dict(name_or_path="synthetic-clinical", seed=-1), ValueError, "seed=-1 is out of range"),
+        (dict(name_or_path="synthetic-clinical", text_column="a"), ValueError, "text_column= is for files of your own"),
+        (dict(name_or_path="a.jsonl", text_column=["a"]), TypeError, "text_column must be a text, not a list"),
+        (dict(name_or_path=None), TypeError, "by a name or a path, not by a NoneType"),
+        (dict(name_or_path=["a.jsonl"]), TypeError, "by a name or a path, not by a list"),
     ],
 )
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         load_corpus(**arguments)
+
+
+def test_doors_name_what_is_no_corpus_blacklist_or_number():
+    one = corpus("[[PER:Anna]] left")
+    calls = (
+        (lambda: with_strangers("emotion", 3, 3), ValueError, "synthetic corpus 'emotion' is unknown; use one of syn"),
+        (lambda: with_strangers("synthetic-clinical", 0, 3), ValueError, "records=0 is out of range"),
+        (lambda: with_strangers("synthetic-clinical", 3, None), TypeError, "heldout_records must be a whole number"),
+        (lambda: counterfactual(["Ann"]), TypeError, "corpus must be a Dataset, not a list"),
+        (lambda: counterfactual(one.remove_columns("identifiers")), ValueError, "no column identifiers; load it with"),
+        (lambda: counterfactual(one, seed=None), TypeError, "seed must be a whole number, not None"),
+        (lambda: pseudonymize(one, ["Anna"]), TypeError, "blacklist must be a Blacklist, not a list"),
+        (lambda: pseudonymize(one, "Anna"), TypeError, "blacklist must be a Blacklist, not a str"),
+        (lambda: pseudonymize(one, Blacklist(["Anna"]), 7), TypeError, "replacement must be a text, not 7"),
+        (lambda: pseudonymize("Anna", Blacklist(["Anna"])), TypeError, "corpus must be a Dataset, not a str"),
+        (lambda: annotate(one, [[]], kind="secret"), ValueError, "kind 'secret' is unknown"),
+        (lambda: find_entities(["Anna"]), TypeError, "corpus must be a Dataset, not a list"),
+        (lambda: find_entities(one, batch_size="8"), TypeError, "batch_size must be a whole number, not a str"),
+        (lambda: find_entities(one, window=32.5), TypeError, "window must be a whole number, not 32.5"),
+        (lambda: read_spans([[]], "Anna"), TypeError, "corpus must be a Dataset, not a str"),
+    )
+    for call, error, message in calls:
+        with pytest.raises(error, match=message):
+            call()
 
 
 def test_empty_folder(tmp_path):
@@ -735,10 +862,10 @@ def test_empty_folder(tmp_path):
 # Pseudonyms
 
 
-class Stub:
+class Stub(Blacklist):
     """Finds the words with an upper-case letter; "indirect" those of odd length."""
 
-    def find(self, text, identifiers):
+    def find(self, text, identifiers=()):
         return [
             SimpleNamespace(start=m.start(), end=m.end(), kind=("direct", "indirect")[len(m[0]) % 2])
             for m in re.finditer(r"\w*[A-Z]\w*", text)
@@ -772,7 +899,7 @@ def test_pseudonymize_kinds():
     assert pseudonymize(one, Stub())["text"] == ["X met Bob twice"]
     assert pseudonymize(one, Stub(), "[…]", kinds=("direct", "indirect"))["text"] == ["[…] met […] twice"]
     assert one["text"] == ["Anna met Bob twice"]
-    with pytest.raises(ValueError, match="unknown kinds"):
+    with pytest.raises(ValueError, match="kind 'secret' is unknown; use one of direct"):
         pseudonymize(one, Stub(), kinds=("secret",))
 
 

@@ -357,6 +357,14 @@ def test_another_text_model_or_window_is_another_result(ner, tmp_path):
     assert len(list(runs_folder().glob("entities-*"))) == 1
 
 
+def test_home_in_the_run_folder_is_spelt_out(ner, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    find_entities(make_corpus(["John"]), ner, run_dir="~/mine")
+    assert list((tmp_path / "mine").glob("words-*.parquet"))
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        find_entities(make_corpus(["John"]), ner, run_dir=ner / "config.json")
+
+
 def test_the_run_folder_is_private_and_holds_no_text(ner):
     find_entities(make_corpus(TEXTS), ner)
     (folder,) = runs_folder().glob("entities-*")
