@@ -59,7 +59,7 @@ def read_terms(path: str | Path) -> Terms:
     names = headers.get(separator, ["term"])
     wrong = not set(names) <= set(COLUMNS) or len(set(names)) < len(names)
     if head and not separator:
-        wrong = head.startswith("sep=") or set(re.findall(r"\w+", head) or "-") <= HEADERS
+        wrong = head.startswith(("sep=", '{"', "[{", '["')) or set(re.findall(r"\w+", head) or "-") <= HEADERS
         wrong |= any(len(found) > 1 and set(COLUMNS) & set(found) for found in headers.values())
     if wrong:
         raise ValueError(f"{path}, line {first}: another header; {SHAPE}. If it is a term, write term on a line above")

@@ -93,6 +93,7 @@ def test_a_term_per_line_is_taken_as_it_stands(tmp_path):
         (f"patient;kind\n{SECRET};direct\n", 1, "another header"),
         ("Names\nAnn\n", 1, "another header"),
         ("sep=;\nterm;kind\nAnn;direct\n", 1, "another header"),
+        (f'{{"term": "{SECRET}"}}\n', 1, "another header"),
         # CSV without a header.
         (f"Ann\n{SECRET},direct\n", 2, "several fields or rows in one term; is a quote missing, or"),
         (f'"{SECRET}, A.";"Confidential"\n', 1, "several fields"),
