@@ -2,91 +2,172 @@
 
 import hashlib
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 import yaml
-from datasets import Dataset
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import Parameter
 from transformers import PreTrainedModel
 
-from . import blocks as blocks_
 from .devices import processes
-from .runs import code_fingerprint, fingerprint, private_folder, publish, replacing, write_metrics, write_provenance
+from .runs import (
+    alone,
+    cleared,
+    code_fingerprint,
+    files_fingerprint,
+    part_of,
+    private_folder,
+    publish,
+    replacing,
+    unfinished,
+    write_metrics,
+    write_provenance,
+)
+
+FILES = ("model", "metrics.parquet")  # of a finished run, whose hash is kept with it
 
 Measure = Callable[[PreTrainedModel, int], Mapping[str, float] | Sequence[Mapping]]
 
 
-def model_fingerprint(model: PreTrainedModel) -> str:
-    """16 hex digits that change with any weight of a model."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+def tensors_fingerprint(tensors: Mapping[str, Tensor], *values: str) -> str:
+    """16 hex digits that change with the name or any bit of some tensors, or with some texts."""
+    digest = hashlib.sha256("\0".join(values).encode())
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
-class State:
-    """The run folder of one training; without `run_dir` it keeps in memory what was measured, and no more.
+def model_fingerprint(model: PreTrainedModel) -> str:
+    """16 hex digits that change with any weight of a model."""
+    return tensors_fingerprint(model.state_dict())
 
-    Raises ValueError where the folder holds another run, or files that are none.
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss or its gradient is infinite or NaN, or weights are after the last step; `.epoch` and `.step` say where.
+
+    `.model` has the last weights kept (at most a minute before) whose loss was a number; those given, if none was.
     """
 
-    def __init__(self, run_dir, parameters: dict, model: PreTrainedModel, blocks: Dataset, resume: bool):
-        self.folder = None if run_dir is None else Path(run_dir)
-        self.parameters, self.rows, self.finished = parameters, [], False
-        self.saved = time.monotonic()
-        if self.folder is None:
+    def __init__(self, wrong: str, model: PreTrainedModel, epoch: int, step: int, folder: Path | None):
+        self.model, self.epoch, self.step = model, epoch + 1, step + 1
+        kept = "the exception's .model has" if folder is None else f"{folder} and the exception's .model have"
+        super().__init__(
+            f"in epoch {self.epoch}, step {self.step}, {wrong}; {kept} the last kept weights whose loss was a number"
+        )
+
+
+class State:
+    """The run folder of one training; without `folder` it keeps in memory what was measured and the last good weights.
+
+    `read` is what the training reads of its blocks; the folder is held against other processes as long as `held`.
+    Raises ValueError where it holds another run, a damaged one or other files, BlockingIOError where it is held.
+    """
+
+    def __init__(
+        self, folder: Path | None, parameters: dict, model: PreTrainedModel, read: Mapping[str, Tensor], resume: bool,
+        held: ExitStack,
+    ):  # fmt: skip
+        self.folder, self.parameters, self.rows, self.finished = folder, parameters, [], False
+        self.saved, self.weights = -math.inf, []
+        self.partial = None if folder is None else part_of(folder)
+        if folder is None:
             return
-        self.partial = self.folder.with_name(f"{self.folder.name}.part")
+        self.file = self.partial / "checkpoint.safetensors"
+        there = [path / "params.yaml" for path in (folder, self.partial)]
+        if not there[0].exists() and not unfinished(folder):
+            raise ValueError(f"{folder} is not empty and holds no run; choose another run_dir")
+        if main := processes().is_main_process:
+            held.enter_context(alone(folder, wait=False))
         key = parameters | {
-            "blocks": fingerprint(blocks_.info(blocks)["fingerprint"], blocks._fingerprint if blocks._indices else ""),
+            "blocks": tensors_fingerprint(read, str(read["input_ids"].shape)),
             "model": model_fingerprint(model),
             "source": code_fingerprint("sani.training"),
         }
-        for folder in (self.folder, self.partial):
-            if not resume and processes().is_main_process and (folder / "params.yaml").exists():
-                shutil.rmtree(folder)
-            if (folder / "params.yaml").exists():
-                _check_same(folder, key)
-        self.finished = (self.folder / "params.yaml").exists()
-        if not self.finished and self.folder.exists() and any(self.folder.iterdir()):
-            raise ValueError(f"{self.folder} is not empty and holds no run; choose another run_dir")
-        if not self.finished and processes().is_main_process:
-            private_folder(self.partial)
-            with replacing(self.partial / "params.yaml") as temporary:
+        if not resume and main:
+            cleared(folder)
+        for file in there:
+            if file.exists():
+                self._check_same(file, key)
+        self.finished = there[0].exists()
+        if self.finished and main:  # a kill may have left the checkpoint
+            shutil.rmtree(self.partial, ignore_errors=True)
+        elif main:
+            with replacing(private_folder(self.partial) / "params.yaml") as temporary:
                 temporary.write_text(yaml.safe_dump(key, sort_keys=False), encoding="utf-8")
 
-    def load(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> int:
-        """Put the last saved state into model and optimizer and return its step (0 if there is none)."""
-        if self.folder is None or not (path := self.partial / "checkpoint.safetensors").exists():
+    def _check_same(self, file: Path, key: dict) -> None:
+        with self._whole(file):
+            found = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+        if differs := sorted(name for name in key | found if key.get(name) != found.get(name)):
+            raise ValueError(
+                f"{self.folder} holds another run (it differs in {', '.join(differs)}); choose another run_dir, delete "
+                "that folder, or pass resume=False to start anew in its place"
+            )
+
+    @contextmanager
+    def _whole(self, file: Path) -> Iterator[None]:
+        """Name a file that cannot be read, or does not hold what was written."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, OSError, yaml.YAMLError, SafetensorError) as error:
+            raise ValueError(
+                f"{file} is damaged ({type(error).__name__}); pass resume=False to train anew in its place"
+            ) from None
+
+    def model(self, kind: type[PreTrainedModel]) -> PreTrainedModel:
+        """The finished model, on the CPU. Raises ValueError for a damaged one."""
+        with self._whole(self.folder / "model"):
+            written = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))["files"]
+            if written != files_fingerprint(self.folder / name for name in FILES):
+                raise ValueError
+            return kind.from_pretrained(self.folder / "model", dtype=torch.float32)
+
+    def load(self, trained: Sequence[Parameter], optimizer: torch.optim.Optimizer) -> int:
+        """Put the last kept state into parameters and optimizer and return its step (0 if there is none)."""
+        for parameter, weight in zip(trained, self.weights):
+            parameter.data.copy_(weight)
+        if self.folder is None or not self.file.exists():
             return 0
-        with safe_open(path, "pt") as file, torch.no_grad():
-            for i, parameter in enumerate(model.parameters()):
-                parameter.copy_(file.get_tensor(f"{i}.weight"))
-                if f"{i}.step" in file.keys():
+        with self._whole(self.file), safe_open(self.file, "pt") as file:
+            told, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+            if told["sum"] != tensors_fingerprint(tensors, told["state"]):
+                raise ValueError
+            for i, parameter in enumerate(trained):
+                parameter.data.copy_(tensors[f"{i}.weight"])
+                if f"{i}.step" in tensors:
                     optimizer.state[parameter] = {
-                        name: file.get_tensor(f"{i}.{name}").to(parameter.device)
-                        for name in ("step", "exp_avg", "exp_avg_sq")
+                        name: tensors[f"{i}.{name}"].to(parameter.device) for name in ("step", "exp_avg", "exp_avg_sq")
                     }
-            kept = json.loads(file.metadata()["state"])
+            kept = json.loads(told["state"])
         self.rows = kept["rows"]
         return kept["step"]
 
-    def save(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer, step: int, every: float = 0.0) -> None:
-        """Write weights, optimizer and measurements to one file, if the last one is `every` seconds old."""
-        if self.folder is None or time.monotonic() - self.saved < every or not processes().is_main_process:
+    def save(self, trained: Sequence[Parameter], optimizer: torch.optim.Optimizer, step: int, every: float) -> None:
+        """Keep parameters, optimizer and measurements (without a folder: parameters), `every` so many seconds.
+
+        To be called for weights whose loss was seen to be a number.
+        """
+        if time.monotonic() - self.saved < every:
             return
-        tensors = {}
-        for i, parameter in enumerate(model.parameters()):
-            for name, value in {"weight": parameter.detach(), **optimizer.state.get(parameter, {})}.items():
-                tensors[f"{i}.{name}"] = value.cpu().contiguous()
-        with replacing(self.partial / "checkpoint.safetensors") as temporary:
-            save_file(tensors, temporary, {"state": json.dumps({"step": step, "rows": self.rows})})
+        if self.folder is None:
+            self.weights = [parameter.detach().clone() for parameter in trained]
+        elif processes().is_main_process:
+            tensors = {}
+            for i, parameter in enumerate(trained):
+                for name, value in {"weight": parameter.detach(), **optimizer.state.get(parameter, {})}.items():
+                    tensors[f"{i}.{name}"] = value.cpu().contiguous()
+            state = json.dumps({"step": step, "rows": self.rows})
+            with replacing(self.file) as temporary:
+                save_file(tensors, temporary, {"state": state, "sum": tensors_fingerprint(tensors, state)})
         self.saved = time.monotonic()
 
     def measure(self, measure: Measure | None, model: PreTrainedModel, epoch: int) -> bool:
@@ -101,6 +182,7 @@ class State:
             numbers = {name: value if isinstance(value, str) else float(value) for name, value in row.items()}
             self.rows.append({"epoch": epoch, **numbers})
         model.train()
+        self.saved = -math.inf  # what was measured is kept with the next state
         return True
 
     def finish(self, model: PreTrainedModel, seconds: float, tokens: int) -> None:
@@ -109,15 +191,6 @@ class State:
             return
         model.save_pretrained(self.partial / "model")
         write_metrics(self.partial, self.rows, run=self.folder.name, method=self.parameters["objective"])
-        write_provenance(self.partial, device=str(model.device), seconds=round(seconds, 1), tokens=tokens)
-        (self.partial / "checkpoint.safetensors").unlink(missing_ok=True)
-        publish(self.partial, self.folder)
-
-
-def _check_same(folder: Path, key: dict) -> None:
-    found = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    if differs := sorted(name for name in key | found if key.get(name) != found.get(name)):
-        raise ValueError(
-            f"{folder} holds another run (it differs in {', '.join(differs)}); choose another run_dir, delete "
-            "that folder, or pass resume=False to start anew in its place"
-        )
+        files = files_fingerprint(self.partial / name for name in FILES)
+        write_provenance(self.partial, device=str(model.device), seconds=round(seconds, 1), tokens=tokens, files=files)
+        publish(self.partial, self.folder, without=[self.file.name])

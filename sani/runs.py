@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 PACKAGE = Path(__file__).parent
+LOCK = ".sani.lock"  # in every run folder; it also tells whose folder it is
+LAST = ("params.yaml", "blocks.json")
 METRICS = ["run", "method", "setting", "seed", "epoch", "kind", "metric", "count", "value"]
 
 
@@ -186,9 +188,14 @@ def check_model(model, name: str = "model") -> None:
 
 def private_folder(path: str | Path) -> Path:
     """Make a folder that only its owner can enter (mode 0700) and return it."""
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = Path(path).absolute()
+    runs, new = path.parent, not path.exists()
+    for folder in (runs, path):  # a parent that is there already keeps its mode
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.chmod(0o700)
+    if new and runs == runs_folder() and {other.name for other in runs.iterdir()} <= {path.name, "figures"}:
+        (runs / ".gitignore").touch(0o600)
+        (runs / ".gitignore").write_text("*\n", encoding="utf-8")  # outside a clone nothing else keeps text out of git
     return path
 
 
@@ -207,47 +214,78 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a run folder against other processes that would make the same; they wait, and may then find it finished."""
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # one that is there already keeps its mode
-    with FileLock(folder.with_name(f".{folder.name}.lock"), mode=0o600):
+def alone(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a run folder, made if it is not there, against other processes: they wait, and may find it finished.
+
+    Who holds it may hold it again. Raises BlockingIOError where another does and one shall not wait.
+    """
+    lock = FileLock(private_folder(folder) / LOCK, mode=0o600, is_singleton=True)
+    try:
+        held = lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise BlockingIOError(f"another process works in {folder}; wait for it, or choose another run_dir") from None
+    with held:
+        private_folder(folder)  # one that had failed may just have deleted it
         yield
 
 
 def part_of(folder: Path) -> Path:
-    """Where a folder lies while it is made."""
-    return folder.with_name(f"{folder.name}.part")
+    """Where the content of a folder lies while it is made: inside, so that who deletes the folder deletes all."""
+    return folder / ".part"
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether a folder is still to be made: not there, empty, or holding what a try left that did not end."""
+    return not folder.exists() or part_of(folder).exists() or {path.name for path in folder.iterdir()} <= {LOCK}
+
+
+def cleared(folder: Path) -> Path:
+    """Delete all that a folder holds but its lock, without following links, and return it."""
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+    return folder
 
 
 @contextmanager
 def made(folder: Path, keep: bool = False) -> Iterator[Path | None]:
-    """Make a folder whole or not at all: yields a private folder to fill, moved into place on success; None if made.
+    """Make a folder whole or not at all: yields a private folder to fill, moved up on success; None if made.
 
     Other processes that would make the same wait. What was written before a failure is deleted, or with `keep` left,
     and found by the next try.
     """
     part = part_of(folder)
     with alone(folder):
-        if folder.exists() and any(folder.iterdir()):
+        if not unfinished(folder):
             yield None
             return
-        if not keep:
-            shutil.rmtree(part, ignore_errors=True)
         try:
-            yield private_folder(part)
-            publish(part, folder)
-        finally:
-            if not keep:
-                shutil.rmtree(part, ignore_errors=True)
+            yield private_folder(part if keep else cleared(part))
+        except BaseException:
+            if not keep and {path.name for path in cleared(part).parent.iterdir()} == {LOCK, part.name}:
+                shutil.rmtree(folder, ignore_errors=True)  # else the part tells that what lies beside it is a half
+            raise
+        publish(part, folder)
 
 
-def publish(temporary: Path, final: Path) -> None:
-    """Move a finished folder into place, private (0700, its files 0600); a folder already there is replaced."""
-    for path in (temporary, *temporary.rglob("*")):
-        path.chmod(0o700 if path.is_dir() else 0o600)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
+def publish(part: Path, folder: Path, without: Sequence[str] = ()) -> None:
+    """Move what is finished up from a folder's part, private (0700, files 0600), but for some names; ends the part.
+
+    What a kill left half written stays out; the files that tell readers that all is there come last.
+    """
+    for path in (part, *part.rglob("*")):
+        if path.suffix == ".tmp" or (path != part and path.suffix == ".part"):
+            path.unlink()
+        else:
+            path.chmod(0o700 if path.is_dir() else 0o600)
+    for path in sorted(part.iterdir(), key=lambda path: path.name in LAST):
+        if (there := folder / path.name).is_dir():
+            shutil.rmtree(there)
+        if path.name not in without:
+            os.replace(path, there)
+    shutil.rmtree(part)
 
 
 def write_metrics(folder: Path, rows: Iterable[Mapping], **constants) -> None:
@@ -284,19 +322,3 @@ def commit() -> str | None:
     except FileNotFoundError:
         return None
     return told.stdout.strip() or None
-
-
-def purge() -> int:
-    """Delete every run folder (blocks, checkpoints, models: they may hold private text) and return their number."""
-    folders = [path for path in runs_folder().glob("*") if path.is_dir()] if runs_folder().exists() else []
-    for folder in folders:
-        shutil.rmtree(folder)
-    for lock in runs_folder().glob(".*.lock"):
-        lock.unlink()
-    return len(folders)
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] != ["purge"]:
-        sys.exit("usage: python -m sani.runs purge    (deletes every run folder under runs/)")
-    print(f"{purge()} run folders deleted from {runs_folder()}")

@@ -1,9 +1,12 @@
 """Fine-tuning and repair of masked and causal models: one plain, resumable loop (PAPER §3.3 and §4)."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -14,31 +17,29 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from . import blocks as blocks_
-from .checkpoints import Measure, State, model_fingerprint
+from .checkpoints import Measure, NonFiniteLoss, State, model_fingerprint
 from .devices import processes, rows_at_once, steady_heap
 from .masking import IGNORE, OBJECTIVES, attended
 from .models import clone, family, head_logits, logits_at
 from .predictions import exhaustive_states
+from .runs import check_model, checked, named_folder, one_of
 
 CHECKPOINT_SECONDS = 60
 SCOPES = ("model", "head")
 STRETCH = 1 << 18  # tokens whose masks are drawn at once
+KINDS = {  # of the numbers and switches among the options: low, high, and what they must be more than
+    "epochs": (float, 0), "learning_rate": (float, None, None, 0), "batch_size": (int, 1), "seed": (int, 0, 2**32 - 1),
+    "warmup": (float, 0, 1), "weight_decay": (float, 0), "temperature": (float, None, None, 0),
+    "resume": (bool,), "progress": (bool,), "inplace": (bool,),
+}  # fmt: skip
 
 # Rows: their numbers in the blocks, `rows` (n,), and input_ids, attention_mask, labels (n, block_size).
 Batch = dict[str, Tensor]
 
 
-class NonFiniteLoss(ArithmeticError):
-    """The loss or its gradient is infinite or NaN. `.model` is the last good state; `.epoch` and `.step` say where."""
-
-    def __init__(self, message: str, model: PreTrainedModel, epoch: int, step: int):
-        super().__init__(message)
-        self.model, self.epoch, self.step = model, epoch, step
-
-
 @dataclass(frozen=True)
 class Options:
-    """How `fine_tune` trains. Raises ValueError for values that fit no training."""
+    """How `fine_tune` trains. Raises TypeError or ValueError for values that fit no training."""
 
     objective: str
     epochs: float
@@ -58,27 +59,27 @@ class Options:
     inplace: bool = False
 
     def __post_init__(self):
-        for name, known in (("objective", OBJECTIVES), ("scope", SCOPES)):
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name} {value!r} is unknown; use one of {', '.join(known)}")
-        if not 0 <= self.epochs < float("inf") or self.batch_size < 1:
-            raise ValueError(f"epochs={self.epochs}, batch_size={self.batch_size}: need epochs ≥ 0 and batch_size ≥ 1")
-        for name in ("learning_rate", "temperature"):
-            if not 0 < (value := getattr(self, name)) < float("inf"):
-                raise ValueError(f"{name}={value} is not a positive number")
-        if bad := [epoch for epoch in self.measure_at if not 0 <= epoch <= self.epochs]:
-            raise ValueError(f"measure_at={bad} lies outside 0…{self.epochs} epochs")
-        if self.measure_at and self.measure is None:
-            raise ValueError("measure_at needs measure=, a callable (model, epoch) → dict or rows")
+        for name, (kind, *limits) in KINDS.items():
+            object.__setattr__(self, name, checked(name, getattr(self, name), kind, *limits))
+        one_of("objective", self.objective, OBJECTIVES)
+        one_of("scope", self.scope, SCOPES)
+        if self.run_dir is not None:
+            object.__setattr__(self, "run_dir", named_folder(self.run_dir))
+        if self.teacher is not None:
+            check_model(self.teacher, "teacher")
+        asked = checked("measure_at", self.measure_at, Iterable)
+        asked = sorted({checked("each of measure_at", epoch, int, 0, self.epochs) for epoch in asked})
+        object.__setattr__(self, "measure_at", asked)
+        if not callable(self.measure) and (asked or self.measure is not None):
+            raise TypeError("measure_at needs measure=, a callable (model, epoch) → dict or rows")
 
     def parameters(self) -> dict:
         """What decides over the trained weights and what is measured, as params.yaml keeps it."""
         names = ("objective", "epochs", "learning_rate", "batch_size", "seed", "warmup", "weight_decay")
-        found = {name: getattr(self, name) for name in names}
-        found |= {"measure_at": sorted(set(self.measure_at)), "scope": self.scope}
-        if self.teacher is None:
-            return found
-        return found | {"teacher": model_fingerprint(self.teacher), "temperature": self.temperature}
+        found = {name: getattr(self, name) for name in (*names, "measure_at", "scope")}
+        if self.teacher is not None:
+            found |= {"teacher": model_fingerprint(self.teacher), "temperature": self.temperature}
+        return found
 
 
 def default_learning_rate(model: PreTrainedModel) -> float:
@@ -109,9 +110,10 @@ def fine_tune(
     objective's positions it learns what the teacher predicts there, not what the text has; both at `temperature` (2.0),
     the loss times its square (Hinton et al. 2015, §2). Under `accelerate launch` or `torchrun` every process must call
     this; they share each batch, and its loss is the mean over all their targets.
-    Raises ValueError for bad arguments before any training, NonFiniteLoss if the loss is no longer a number.
-    Source: PAPER §4.
+    Raises, before any training, TypeError or ValueError for bad arguments and a damaged or foreign `run_dir`,
+    BlockingIOError for one that another process works in; then NonFiniteLoss. Source: PAPER §4.
     """
+    check_model(model)
     if keywords.get("learning_rate") is None:
         keywords["learning_rate"] = default_learning_rate(model)
     options = Options(objective or objective_of(model), epochs, **keywords)
@@ -120,19 +122,21 @@ def fine_tune(
     here, accelerator = processes(), Accelerator()
     if accelerator.mixed_precision == "fp16":
         raise ValueError("fp16 needs its loss scaled, which is not done here; launch with --mixed_precision bf16 or no")
-    with here.main_process_first():
-        state = State(options.run_dir, options.parameters(), model, blocks, options.resume)
-    here.wait_for_everyone()  # none may finish the run before all have seen whether it was finished
-    if state.finished:
-        return type(model).from_pretrained(state.folder / "model", dtype=torch.float32).to(model.device).eval()
-    home_device, started = model.device, time.monotonic()
-    model = model if options.inplace else clone(model)
-    try:
-        _train(model, blocks, columns, options, state, accelerator)
-    finally:
-        model.to(home_device).eval()
-    state.finish(model, seconds=time.monotonic() - started, tokens=round(int(columns["attention_mask"].sum()) * epochs))
-    here.wait_for_everyone()
+    with ExitStack() as held:
+        with here.main_process_first():
+            state = State(options.run_dir, options.parameters(), model, columns, options.resume, held)
+        here.wait_for_everyone()  # none may finish the run before all have seen whether it was finished
+        if state.finished:
+            return state.model(type(model)).to(model.device).eval()
+        home_device, started = model.device, time.monotonic()
+        model = model if options.inplace else clone(model)
+        try:
+            _train(model, blocks, columns, options, state, accelerator)
+        finally:
+            model.to(home_device).eval()
+        tokens = round(int(columns["attention_mask"].sum()) * epochs)
+        state.finish(model, seconds=time.monotonic() - started, tokens=tokens)
+        here.wait_for_everyone()
     return model
 
 
@@ -165,15 +169,20 @@ def _train(model, blocks: Dataset, columns: dict, options: Options, state: State
     rising = round(options.warmup * total)
     at_once = rows_at_once(model, size, info["block_size"])
     loss_of = _loss_of(model, blocks, options, accelerator)
-    step = state.load(model, optimizer)
+    step = state.load(trained, optimizer)
     bar = tqdm(
         total=total, initial=step, desc=f"{options.objective}, {options.epochs:g} epochs", unit="step", delay=2,
         mininterval=1, disable=not options.progress or not here.is_main_process, leave=False,
     )  # fmt: skip
 
     def measure() -> None:
-        if step % per_epoch == 0 and state.measure(options.measure, model, step // per_epoch):
-            state.save(model, optimizer, step)
+        if step % per_epoch == 0:
+            state.measure(options.measure, model, step // per_epoch)
+
+    def stop(wrong: str) -> NoReturn:
+        state.load(trained, optimizer)
+        wrong = f"{wrong}; lower learning_rate={options.learning_rate:g}"
+        raise NonFiniteLoss(wrong, model, *divmod(step, per_epoch), state.partial)
 
     with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         measure()
@@ -186,17 +195,13 @@ def _train(model, blocks: Dataset, columns: dict, options: Options, state: State
                 # Dropout is seeded at each step, so a resumed run needs no random state to end with the same bits.
                 torch.manual_seed(seed * 1_000_003 + step + (here.process_index << 40))
                 share = (step + 1) / rising if step < rising else (total - step) / (total - rising)
-                if wrong := _step(batch, at_once, loss_of, trained, optimizer, options.learning_rate * share):
-                    state.save(model, optimizer, step)
-                    raise NonFiniteLoss(
-                        f"{wrong}, in epoch {epoch + 1}, step {step % per_epoch + 1} of {per_epoch}; lower "
-                        f"learning_rate={options.learning_rate:g}. The last good state is "
-                        + (f"in {state.partial}" if state.folder else "the exception's .model"),
-                        model, epoch + 1, step % per_epoch + 1,
-                    )  # fmt: skip
+                keep = partial(state.save, trained, optimizer, step, every=CHECKPOINT_SECONDS)
+                if wrong := _step(batch, at_once, loss_of, trained, optimizer, options.learning_rate * share, keep):
+                    stop(wrong)
+                if step + 1 == total and not all(bool(parameter.isfinite().all()) for parameter in trained):
+                    stop("the weights are no longer numbers after the last step")
                 step += 1
                 bar.update()
-                state.save(model, optimizer, step, every=CHECKPOINT_SECONDS)
                 measure()
 
 
@@ -211,11 +216,11 @@ def _drawn(columns: dict, order: Tensor, batch_size: int, draw, hide: int, seed:
             yield dict(zip(drawn, batch))
 
 
-def _step(batch: Batch, at_once: int, loss_of: Callable[[Batch], Tensor], trained, optimizer, rate: float) -> str:
+def _step(batch: Batch, at_once: int, loss_of: Callable[[Batch], Tensor], trained, optimizer, rate: float, keep) -> str:
     """One step of the optimizer on a batch, `at_once` rows at a time; none where there is nothing to predict.
 
     Every process draws the whole batch and takes its share of the rows. Returns what is wrong, if loss or gradient is
-    no number; the weights are then as they were.
+    no number; the weights are then as they were. `keep` is called before they change, when both are numbers.
     """
     if not (count := int((batch["labels"] != IGNORE).sum())):
         return ""
@@ -234,6 +239,7 @@ def _step(batch: Batch, at_once: int, loss_of: Callable[[Batch], Tensor], traine
     norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
     if not torch.isfinite(loss + norm):
         return f"the loss is {loss.item()}, its gradient's norm {norm.item()}"
+    keep()  # that a step went well shows in the next one's loss only
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
@@ -291,7 +297,11 @@ def head_parameters(model: PreTrainedModel) -> list[torch.nn.Parameter]:
 
 
 def _columns(model: PreTrainedModel, blocks: Dataset, options: Options) -> dict[str, Tensor]:
-    """What the objective reads of the blocks. Raises ValueError if model or teacher cannot learn from it as asked."""
+    """What the objective reads of the blocks. Raises TypeError or ValueError if nothing can be learnt as asked."""
+    if not isinstance(blocks, Dataset):
+        raise TypeError(
+            f"blocks is a {type(blocks).__name__}; make them with sani.encode(corpus, tokenizer, blacklist)"
+        )
     info, teacher, (_, names, causal, spares) = blocks_.info(blocks), options.teacher, OBJECTIVES[options.objective]
     if options.scope == "head":
         head_parameters(model)
@@ -311,7 +321,18 @@ def _columns(model: PreTrainedModel, blocks: Dataset, options: Options) -> dict[
                 f"the teacher knows {reader.config.vocab_size} tokens, the model {model.config.vocab_size}; distilling "
                 "needs one tokenizer for both"
             )
+    if spares and not info["terms"]:
+        raise ValueError(
+            f"{options.objective} spares listed terms, but these blocks list none, so it would train on every secret: "
+            f'pass a blacklist to sani.encode, or ask for that by objective="{objective_of(model)}"'
+        )
     columns = blocks_.tensors(blocks, "input_ids", "attention_mask", *names)
+    per_epoch = -(-len(blocks) // options.batch_size)
+    if options.epochs and not round(per_epoch * options.epochs):
+        raise ValueError(
+            f"epochs={options.epochs:g} makes no step: {len(blocks)} rows are {per_epoch} steps an epoch; a step takes "
+            f"epochs={1 / per_epoch:.4g}"
+        )
     if spares and not ((columns["unit_ids"] >= 0) & (columns["sensitive"] == 0)).any():
         raise ValueError("every word of the blocks is blacklisted: nothing is left to train on; shorten the blacklist")
     return columns

@@ -80,7 +80,7 @@ def test_two_processes_do_what_one_does(kind, objective, tmp_path):
         found[processes] = run(folder, processes, kind, objective)
         assert found[processes]["processes"] == processes
         assert (folder / "run" / "model" / "model.safetensors").exists()
-        assert (folder / "run" / "metrics.parquet").exists() and not (folder / "run.part").exists()
+        assert (folder / "run" / "metrics.parquet").exists() and not (folder / "run" / ".part").exists()
     one, two = found[1], found[2]
     assert len(one["losses"]) == len(two["losses"]) > 5
     assert max(abs(a - b) for a, b in zip(one["losses"], two["losses"])) < 1e-5

@@ -165,7 +165,7 @@ def test_readme_promises_what_it_should_and_nothing_more():
     assert "reduces measured regurgitation of listed terms" in first_screen
     assert "does not make a model anonymous" in first_screen
     assert "what is not listed stays" in first_screen
-    assert "python -m sani.runs purge" in README
+    assert "python -m sani purge" in README
 
 
 def test_readme_python_runs(tmp_path):

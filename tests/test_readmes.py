@@ -132,7 +132,7 @@ def runs_as_a_program(module):
 def test_every_command_that_is_named_exists():
     found = set(commands())
     modules = {module for _, module, _ in found}
-    assert {"sani.runs", "sani.study", "sani.sweep", "sani.weights.build", "sani.results.figures"} <= modules
+    assert {"sani", "sani.study", "sani.sweep", "sani.weights.build", "sani.results.figures"} <= modules
     for where, module, _ in sorted(found):
         known = (ROOT / "tests" / "benchmarks" / "__main__.py").exists() if module == "tests.benchmarks" else None
         assert known or runs_as_a_program(module), f"{where} names python -m {module}, which is no program"

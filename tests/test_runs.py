@@ -3,12 +3,16 @@
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from multiprocessing import get_context
 
+import numpy as np
 import pytest
 
+from sani import __main__ as command_line
 from sani import runs
-from sani.runs import PACKAGE, code_fingerprint, made
+from sani.runs import LOCK, PACKAGE, alone, checked, code_fingerprint, made, private_folder, unfinished
 
 STAGES = ("sani.training", "sani.study.runs", "sani.study.costs", "sani.results.figures")
 
@@ -104,14 +108,44 @@ def test_a_folder_is_made_whole_or_not_at_all(tmp_path):
     with pytest.raises(RuntimeError), made(folder) as part:
         (part / "a").write_text("x")
         raise RuntimeError
-    assert not folder.exists() and not part.exists()
+    assert not folder.exists()
     with made(folder) as part:
         (part / "a").write_text("whole")
-        assert not folder.exists()
+        (part / ".a.12.part").write_text("half")  # as a kill leaves it
+        assert unfinished(folder) and not (folder / "a").exists()
     assert (folder / "a").read_text() == "whole" and not part.exists()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and stat.S_IMODE((folder / "a").stat().st_mode) == 0o600
     with made(folder) as part:
         assert part is None, "it is there"
+    assert sorted(os.listdir(folder)) == [LOCK, "a"] and os.listdir(tmp_path) == ["made"]
+
+
+def test_a_kill_at_any_moment_leaves_nothing_beside_the_folder_and_nothing_that_looks_finished(tmp_path, monkeypatch):
+    folder, real = tmp_path / "made", os.replace
+
+    def attempt(die_at):
+        """Write three files, of which readers look for one; die before one of them is moved up."""
+        left = [die_at]
+
+        def dying(*names):
+            left[0] -= 1
+            return real(*names) if left[0] >= 0 else 1 / 0
+
+        with monkeypatch.context() as patch:
+            patch.setattr("sani.runs.os.replace", dying)
+            with made(folder) as part:
+                for name in ("a", "blocks.json", "z"):
+                    (part / name).write_text(str(die_at))
+
+    for die_at in range(3):
+        with pytest.raises(ZeroDivisionError):
+            attempt(die_at)
+        assert unfinished(folder) and not (folder / "blocks.json").exists() and os.listdir(tmp_path) == ["made"]
+    with pytest.raises(RuntimeError), made(folder):
+        raise RuntimeError  # half of it lies there still
+    assert unfinished(folder)
+    attempt(3)
+    assert not unfinished(folder) and {(folder / n).read_text() for n in ("a", "blocks.json", "z")} == {"3"}
 
 
 def test_what_was_made_before_a_failure_can_be_kept(tmp_path):
@@ -140,3 +174,71 @@ def test_two_processes_make_a_folder_once(tmp_path):
     for worker in workers:
         worker.join()
     assert (tmp_path / "log").read_text() == "made\n"
+
+
+def test_numbers_are_checked_by_kind_and_range():
+    assert checked("n", np.int64(3), int, 0, 3) == 3 and type(checked("n", np.int64(3), int)) is int
+    assert checked("n", 1, float, above=0) == 1 and checked("b", np.bool_(True), bool) is True
+    for value, kind in (("3", int), (3.0, int), (True, int), (None, float), (1, bool), (1, str), (True, float)):
+        with pytest.raises(TypeError, match="^n must be a|^n must be True or False"):
+            checked("n", value, kind)
+    for value, limits in ((-1, (0,)), (2.5, (0, 2)), (0, (None, None, 0)), (float("inf"), ()), (float("nan"), (0, 1))):
+        with pytest.raises(ValueError, match="^n=.* is out of range: it must be"):
+            checked("n", value, float, *limits)
+
+
+@pytest.fixture
+def runs_of_all_kinds(home, tmp_path):
+    """What this project made in runs/, now and in earlier versions, and what it did not."""
+    at = private_folder(home / "runs" / "mine").parent
+    ours = ["base-0123456789abcdef", "mlm-0123456789abcdef.part", "old-run", "old-blocks", "old-entities", "linked"]
+    foreign = ["Nov26_08-24-01_host", "notes", "lonely"]
+    for name in (*ours[:-1], *foreign, "figures"):
+        (at / name).mkdir()
+    for file in ("old-run/params.yaml", "old-run/metrics.parquet", "old-blocks/blocks.json", "notes/params.yaml",
+                 "old-entities/words-1.parquet", "Nov26_08-24-01_host/events.out", "lonely/a.lock", "figures/a.svg",
+                 "my.lock", "thesis.txt", ".mlm-0123456789abcdef.lock"):  # fmt: skip
+        (at / file).touch()
+    with alone(at / "mine"):
+        pass
+    (far := tmp_path / "far").mkdir()
+    (far / "blocks.json").write_text("{}")
+    (at / "linked").symlink_to(far)
+    (at / "mine" / "inside").symlink_to(at / "notes")
+    return at, {*ours, "mine", "figures"}, {*foreign, "my.lock", "thesis.txt"}, far
+
+
+def test_purge_takes_what_is_of_this_project_and_asks(runs_of_all_kinds, capsys, monkeypatch):
+    at, ours, foreign, far = runs_of_all_kinds
+    before = sorted(path.name for path in at.iterdir())
+    with pytest.raises(SystemExit, match="nobody is there to be asked; pass --yes"):
+        command_line.main(["purge"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    command_line.main(["purge"])
+    assert sorted(path.name for path in at.iterdir()) == before
+    said = capsys.readouterr().out.splitlines()
+    assert {line.split(": ")[1].split(",")[0] for line in said if line.startswith("goes: ")} == ours
+    assert {line.split(": ")[1] for line in said if line.startswith("stays, ")} == foreign
+    assert f"goes: linked, a link; {far} stays" in said
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    command_line.main(["purge"])
+    assert {path.name for path in at.iterdir()} == {*foreign, ".gitignore"}
+    assert (far / "blocks.json").exists() and (at / "notes" / "params.yaml").exists()
+
+
+def test_the_command_runs_without_a_warning_and_a_folder_of_runs_only_goes(home):
+    private_folder(home / "runs" / "x-0123456789abcdef")
+    assert (home / "runs" / ".gitignore").read_text() == "*\n"
+    command = [sys.executable, "-W", "error", "-m", "sani", "purge"]
+    asked = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert asked.returncode == 1 and "--yes" in asked.stderr and (home / "runs" / "x-0123456789abcdef").exists()
+    done = subprocess.run([*command, "--yes"], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr and "1 run folders deleted" in done.stdout
+    assert not (home / "runs").exists()
+
+
+def test_a_folder_named_runs_that_others_fill_gets_no_gitignore(home):
+    (home / "runs" / "Nov26_08-24-01_host").mkdir(parents=True)
+    private_folder(home / "runs" / "x-0123456789abcdef")
+    assert not (home / "runs" / ".gitignore").exists()

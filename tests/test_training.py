@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ import sani.training
 from sani import Blacklist, encode, fine_tune, repair
 from sani.blocks import tensors
 from sani.masking import mlm, ppmlm
-from sani.runs import METRICS
+from sani.runs import METRICS, alone
 from sani.training import NonFiniteLoss, default_learning_rate
 
 
@@ -151,13 +152,13 @@ def test_killed_at_any_step_and_resumed_it_ends_with_the_same_bits(every, blocks
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert attempt("whole", 0).returncode == 0
-    if every == 0:  # a checkpoint at each step: killed again and again, each attempt dies five steps after it went on
+    if every == 0:  # a checkpoint at each step: killed again and again, each attempt dies at its fifth step, three on
         deaths = 0
-        while not (tmp_path / "killed").exists():
+        while not (tmp_path / "killed" / "params.yaml").exists():
             done = attempt("killed", 5)
             assert done.returncode in (0, -9), done.stderr
             deaths += done.returncode == -9
-        assert deaths == (steps - 1) // 4
+        assert deaths == -(-(steps - 4) // 3)
         names = ["killed"]
     else:  # no checkpoint but those after a measure
         assert attempt("late", steps).returncode == -9
@@ -219,6 +220,7 @@ def test_run_folder_is_private_whole_and_unpickled(blocks, wordpiece, tmp_path):
     names = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert names == {
         "params.yaml", "metrics.parquet", "provenance.json", "model/config.json", "model/model.safetensors",
+        ".sani.lock",
     }  # fmt: skip
     for path in (tmp_path / "run", *(tmp_path / "run").rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
@@ -243,9 +245,10 @@ def test_checkpoints_are_private_safetensors(blocks, wordpiece, tmp_path, monkey
             measure_at=(1,),
             measure=stop,
         )
-    names = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "run.part").iterdir()}
+    names = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "run" / ".part").iterdir()}
     assert names == {"params.yaml": 0o600, "checkpoint.safetensors": 0o600}
-    assert stat.S_IMODE((tmp_path / "run.part").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "run" / ".part").stat().st_mode) == 0o700
+    assert sorted(os.listdir(tmp_path)) == ["home", "run"]
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
@@ -270,17 +273,31 @@ def test_a_broken_loss_stops_and_keeps_the_last_good_state(broken, blocks, wordp
         return logits * float("nan") if broken == "loss" else Explode.apply(logits)
 
     monkeypatch.setattr(sani.training, "logits_at", breaking)
+    monkeypatch.setattr(sani.training, "CHECKPOINT_SECONDS", 0)
     model = make_model(len(wordpiece))
     per_epoch = -(-len(blocks) // 2)
-    with pytest.raises(NonFiniteLoss, match=r"epoch \d+, step \d+ of .*; lower learning_rate") as caught:
+    with pytest.raises(NonFiniteLoss, match=r"epoch \d+, step \d+, .*; lower learning_rate") as caught:
         fine_tune(model, blocks, epochs=4, batch_size=2, seed=3, run_dir=tmp_path / "run")
     assert (caught.value.epoch, caught.value.step) == (3 // per_epoch + 1, 3 % per_epoch + 1)
     assert all(torch.isfinite(p).all() for p in caught.value.model.parameters())
     assert not same(model, caught.value.model)
-    # The kept state is the one of three good steps: going on from it, mended, ends as a run that never broke.
+    # The kept state is the last whose loss was a number: going on from it, mended, ends as a run that never broke.
     monkeypatch.setattr(sani.training, "logits_at", real)
     resumed = fine_tune(model, blocks, epochs=4, batch_size=2, seed=3, run_dir=tmp_path / "run")
     assert same(resumed, fine_tune(model, blocks, epochs=4, batch_size=2, seed=3))
+
+
+@pytest.mark.parametrize(("inplace", "folder"), [(True, None), (False, "run")])
+def test_weights_that_a_step_broke_are_not_kept(inplace, folder, blocks, wordpiece, tmp_path):
+    """The first step's loss is a number, the weights that it makes give none: those before it are kept."""
+    model, good = (make_model(len(wordpiece)) for _ in range(2))
+    run_dir = folder and tmp_path / folder
+    with pytest.raises(NonFiniteLoss, match="step 2") as caught:
+        fine_tune(model, blocks, epochs=1, batch_size=2, learning_rate=1e30, inplace=inplace, run_dir=run_dir)
+    assert same(caught.value.model, good) and (caught.value.model is model) == inplace
+    with pytest.raises(NonFiniteLoss, match="no longer numbers after the last step") as caught:
+        fine_tune(model, blocks, epochs=1, batch_size=len(blocks), learning_rate=1e39)
+    assert same(caught.value.model, good)
 
 
 def test_measures_at_the_epochs_asked_for_in_evaluation_mode(blocks, wordpiece, tmp_path):
@@ -349,20 +366,39 @@ def test_roberta_with_byte_level_bpe_trains():
     ("options", "message"),
     [
         ({"objective": "clm2"}, "objective 'clm2' is unknown; use one of mlm, ppmlm"),
-        ({"epochs": -1}, "epochs ≥ 0"),
-        ({"batch_size": 0}, "batch_size ≥ 1"),
-        ({"learning_rate": 0.0}, "not a positive number"),
-        ({"learning_rate": float("nan")}, "not a positive number"),
-        ({"measure_at": (9,), "measure": lambda m, e: {}}, "outside 0…4"),
+        ({"epochs": -1}, "epochs=-1 is out of range: it must be at least 0"),
+        ({"epochs": 0.4}, "epochs=0.4 makes no step: 7 rows are 1 steps an epoch; a step takes epochs=1"),
+        ({"epochs": "4"}, "epochs must be a number, not a str"),
+        ({"batch_size": 0}, "batch_size=0 is out of range"),
+        ({"batch_size": 8.0}, "batch_size must be a whole number, not 8.0"),
+        ({"learning_rate": 0.0}, "must be more than 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan is out of range"),
+        ({"warmup": 1.5}, "warmup=1.5 is out of range: it must be at least 0 and at most 1"),
+        ({"weight_decay": -0.1}, "weight_decay=-0.1 is out of range"),
+        ({"seed": None}, "seed must be a whole number, not None"),
+        ({"seed": True}, "seed must be a whole number, not True"),
+        ({"seed": 2**32}, "seed=4294967296 is out of range"),
+        ({"resume": "no"}, "resume must be True or False, not a str"),
+        ({"measure_at": (9,), "measure": lambda m, e: {}}, "each of measure_at=9 is out of range"),
+        ({"measure_at": [0.5], "measure": lambda m, e: {}}, "each of measure_at must be a whole number, not 0.5"),
+        ({"measure_at": 1, "measure": lambda m, e: {}}, "measure_at must be a Iterable, not 1"),
         ({"measure_at": (1,)}, "needs measure="),
+        ({"measure": 3}, "needs measure=, a callable"),
+        ({"run_dir": 3}, "run_dir must be the path of a folder, not int"),
+        ({"teacher": "tiny-bert"}, "the teacher is a str; load it with sani.load_model"),
     ],
 )
 def test_bad_arguments_are_named_before_training(options, message, blocks, wordpiece, monkeypatch):
     monkeypatch.setattr(sani.training, "logits_at", None)
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         fine_tune(make_model(len(wordpiece)), blocks, **({"epochs": 4} | options))
     with pytest.raises(TypeError, match="batchsize"):
         fine_tune(make_model(len(wordpiece)), blocks, batchsize=4)
+
+
+def test_no_epochs_give_the_model_as_it_is(blocks, wordpiece):
+    model = make_model(len(wordpiece))
+    assert same(model, fine_tune(model, blocks, epochs=0))
 
 
 def test_unfit_models_and_blocks_are_named_before_training(blocks, wordpiece, corpus, monkeypatch):
@@ -378,3 +414,75 @@ def test_unfit_models_and_blocks_are_named_before_training(blocks, wordpiece, co
         fine_tune(make_model(len(wordpiece)), corpus)
     with pytest.raises(ValueError, match="blocks are empty"):
         fine_tune(make_model(len(wordpiece)), blocks.select([]))
+    for other in ([blocks[0]], None, "notes.jsonl"):
+        with pytest.raises(TypeError, match="sani.encode"):
+            fine_tune(make_model(len(wordpiece)), other)
+    for other in ("tiny-bert", None, [make_model(len(wordpiece))]):
+        with pytest.raises(TypeError, match="load it with sani.load_model"):
+            fine_tune(other, blocks)
+    wrapped = make_model(len(wordpiece))
+    wrapped.peft_config = {}
+    with pytest.raises(TypeError, match="merge_and_unload"):
+        fine_tune(wrapped, blocks)
+
+
+def test_blocks_that_list_nothing_are_not_repaired_on(corpus, wordpiece):
+    """A repair would train on the very secrets; who wants that names the objective that does."""
+    unlisted, model = encode(corpus, wordpiece, block_size=32), make_model(len(wordpiece))
+    for tried in (lambda: repair(model, unlisted, 1), lambda: fine_tune(model, unlisted, "ppmlm", 1)):
+        with pytest.raises(ValueError, match="ppmlm spares listed terms, but these blocks list none.*objective="):
+            tried()
+    assert not same(model, repair(model, unlisted, 1, objective="mlm"))
+
+
+def test_the_content_of_blocks_decides_whether_a_run_is_the_same(blocks, wordpiece, tmp_path):
+    model, options = make_model(len(wordpiece)), {"epochs": 1, "run_dir": tmp_path / "run"}
+    first = fine_tune(model, blocks, **options)
+    turned = blocks.map(lambda row: {"input_ids": row["input_ids"][::-1]}, keep_in_memory=True)
+    for other in (blocks.select(range(3)), blocks.select([1, 0, *range(2, len(blocks))]), turned):
+        with pytest.raises(ValueError, match="differs in blocks"):
+            fine_tune(model, other, **options)
+    assert same(first, fine_tune(model, blocks.select(range(len(blocks))), **options))
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "bit":
+        content[-1] ^= 1
+    path.write_bytes(content if how == "bit" else content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("how", ["bit", "truncated"])
+def test_damaged_files_are_named_and_trained_anew_when_told(how, blocks, wordpiece, tmp_path):
+    model, run = make_model(len(wordpiece)), tmp_path / "run"
+    whole = fine_tune(model, blocks, epochs=2)
+
+    def stop(model, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(model, blocks, epochs=2, run_dir=run, measure_at=(0, 2), measure=stop)
+    damage(run / ".part" / "checkpoint.safetensors", how)
+    options = {"epochs": 2, "run_dir": run, "measure_at": (0, 2), "measure": lambda m, e: {}}
+    with pytest.raises(ValueError, match="checkpoint.safetensors is damaged .*; pass resume=False"):
+        fine_tune(model, blocks, **options)
+    assert same(whole, fine_tune(model, blocks, **options, resume=False))
+    damage(run / "model" / "model.safetensors", how)
+    with pytest.raises(ValueError, match="model is damaged .*; pass resume=False"):
+        fine_tune(model, blocks, **options)
+    assert same(whole, fine_tune(model, blocks, **options, resume=False))
+    assert same(whole, fine_tune(model, blocks, **options))
+
+
+def test_a_folder_that_another_works_in_is_refused_and_home_is_spelt_out(blocks, wordpiece, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model, options = make_model(len(wordpiece)), {"epochs": 1, "run_dir": "~/run"}
+    with alone(tmp_path / "run"), ThreadPoolExecutor(1) as other:
+        with pytest.raises(BlockingIOError, match="another process works in .*run; wait"):
+            other.submit(fine_tune, model, blocks, **options).result()
+        trained = fine_tune(model, blocks, **options)  # who holds it goes on
+    assert (tmp_path / "run" / "params.yaml").exists() and same(trained, fine_tune(model, blocks, **options))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        fine_tune(model, blocks, run_dir="~/file")
