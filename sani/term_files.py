@@ -9,6 +9,7 @@ from typing import NamedTuple
 from .matching import KINDS
 from .selection import AMBIGUOUS
 
+LINE_END = re.compile("\r\n|[\r\n]")
 COLUMNS = ("term", "kind", "match")
 SHAPE = "expected a term per line, or CSV with the header term,kind,match (kind and match may be missing)"
 # A first line of such words only is a header, though not one that is read.
@@ -50,7 +51,7 @@ def read_terms(path: str | Path) -> Terms:
     except UnicodeDecodeError as error:
         n = error.object.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path}, line {n}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
-    lines = re.split("\r\n|[\r\n]", re.sub(r"(\r?\n|\r)\Z", "", text))
+    lines = LINE_END.split(re.sub(r"(\r?\n|\r)\Z", "", text))
     if broken := [n for n, line in enumerate(lines, 1) if "\0" in line]:
         raise ValueError(f"{path}, line {broken[0]}: a NUL character, as in UTF-16; save the file as UTF-8")
     first, head = next(((n, line.casefold()) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))
@@ -77,11 +78,12 @@ def _term(row: dict[str, str], path: Path, line: int, plain: bool) -> Term:
     """The row checked: what it holds must be one term, and no fields or rows run together."""
     term, kind, match = row["term"], *((row.get(name) or "").casefold() or None for name in COLUMNS[1:])
     parts = [part.strip(' "').casefold() for part in re.split(r"[,;\t|\r\n]", term)]
-    joined = set(KINDS) & set(parts[1:]) and (len(row) == 1 or len(term.splitlines()) > 1)
+    height = len(LINE_END.split(term))
+    joined = set(KINDS) & set(parts[1:]) and (len(row) == 1 or height > 1)
     trouble = None
     if not any(map(str.isalnum, term)):
         trouble = "no letter or digit in the term, so it stands nowhere; remove the row"
-    elif joined or len(term.splitlines()) > 5:
+    elif joined or height > 5:
         trouble = "several fields or rows in one term; is a quote missing, or the header term,kind?"
     elif plain and re.match(r'"[^"]*$|".*""', term):
         trouble = "quotes as in CSV, but no header; write the header term above"

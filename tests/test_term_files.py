@@ -48,6 +48,7 @@ def test_columns_may_be_missing_and_cells_empty(tmp_path):
         (7, 'Bob "B" Ott', None, None),
     ]  # fmt: skip
     assert read(tmp_path, "kind;term\n;Smith, John\n").rows == [(2, "Smith, John", None, None)]
+    assert read(tmp_path, 'term\n"a\u2028b\u2028c\u2028d\u2028e\u2028f"\n').rows[0].line == 2
     long = "x" * 140_000
     assert read(tmp_path, f"term\n{long}\n").rows == read(tmp_path, f'"term"\n"{long}"').rows == [(2, long, None, None)]
 

@@ -123,7 +123,7 @@ def _check_arguments(name: str, records, words, seed, split, folder, text_column
     one_of("default_kind", default_kind, (*KINDS, ""))
     if split is not None:
         one_of("split", split, EMOTION_SPLITS if name == "emotion" else SPLITS)
-    if folder is None and name in LOCAL:
+    if not folder and name in LOCAL:
         raise ValueError(f"{name} does not come with this project; name your copy: load_corpus({name!r}, folder=…)")
     path = Path(name)
     if name not in SOURCES and not path.exists() and not path.suffix and len(path.parts) == 1:

@@ -123,11 +123,11 @@ def capitalized(corpus: Dataset, share: float = 0.95) -> Counter[str]:
     capital in at least `share` of all places where it stands; those all in capitals, as in headings, are not looked
     at. Titles ("Mrs") are no names; other words that are always capitalised ("Monday", "English") are found too.
     """
-    inside, spelt = Counter(), Counter()
+    checked("share", share, float, 0, 1)
+    inside, spelt, small, whole = (Counter() for _ in range(4))
     for text in check_corpus(corpus)["text"]:
         inside.update(word.lower() for word in INSIDE.findall(text) if not word.isupper() and word[0].isupper())
         spelt.update(word for word in LETTERS.findall(text) if not word.isupper())
-    small, whole = Counter(), Counter()
     for word, count in spelt.items():
         whole[word.lower()] += count
         small[word.lower()] += count * (not word[0].isupper())

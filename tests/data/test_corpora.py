@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from sani import Blacklist
 from sani.data.corpora import FEATURES, SOURCES, load_corpus, with_strangers
-from sani.data.entities import annotate, find_entities, read_spans
+from sani.data.entities import annotate, capitalized, find_entities, read_spans
 from sani.data.grammars import emotions, stories
 from sani.data.hub_sets import BOOK_WORDS, EMOTIONS, cut_book
 from sani.data.readers import read_n2c2
@@ -785,6 +785,7 @@ def test_bad_standoff(tmp_path):
     [
         (dict(name_or_path="wikipedia"), ValueError, f"unknown corpus 'wikipedia'; known: {', '.join(SOURCES)}.*jsonl"),
         (dict(name_or_path="n2c2-2006"), ValueError, "name your copy"),
+        (dict(name_or_path="tab", folder=""), ValueError, "name your copy"),
         (dict(name_or_path="tab", folder="no/such"), FileNotFoundError, "no such file or folder"),
         (dict(name_or_path="no/such.jsonl"), FileNotFoundError, "no such file or folder"),
         (dict(name_or_path="no/such/folder"), FileNotFoundError, "no such file or folder"),
@@ -842,6 +843,7 @@ def test_doors_name_what_is_no_corpus_blacklist_or_number():
         (lambda: pseudonymize("Anna", Blacklist(["Anna"])), TypeError, "corpus must be a Dataset, not a str"),
         (lambda: annotate(one, [[]], kind="secret"), ValueError, "kind 'secret' is unknown"),
         (lambda: find_entities(["Anna"]), TypeError, "corpus must be a Dataset, not a list"),
+        (lambda: capitalized(one, share=2), ValueError, "share=2 is out of range"),
         (lambda: find_entities(one, batch_size="8"), TypeError, "batch_size must be a whole number, not a str"),
         (lambda: find_entities(one, window=32.5), TypeError, "window must be a whole number, not 32.5"),
         (lambda: read_spans([[]], "Anna"), TypeError, "corpus must be a Dataset, not a str"),
