@@ -12,6 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +26,7 @@ from ..blocks import corpus_fingerprint, encode
 from ..data.corpora import load_corpus, with_strangers
 from ..data.entities import find_entities
 from ..data.surrogates import counterfactual
-from ..evaluation import evaluate
+from ..evaluation import Report, evaluate
 from ..models import load_model
 from ..runs import code_fingerprint, commit, fingerprint, run_folder, runs_folder, weights_folder
 from ..study.distillation import PLANS, distilled, model_of
@@ -41,19 +42,12 @@ BLOCK_SIZE = 128
 HELDOUT = 100  # records of persons whom the leaky models have not read
 CORPUS = {"records": 200, "seed": 0}  # what the leaky model has seen
 FINE_TUNING = {"epochs": 64, "learning_rate": 3e-3, "batch_size": 4, "seed": 0}
-GPT2_VOCABULARY = 3000  # keeps its logits few: a causal model learns from every token
 GPT2 = SETTINGS["tiny-gpt2"]
-GPT2_CORPUS = {"records": GPT2.records, "seed": 0}
-GPT2_TRAINING = {
-    "epochs": GPT2.epochs, "learning_rate": GPT2.learning_rate, "batch_size": GPT2.batch_size, "seed": 0,
-}  # fmt: skip
+GPT2_VOCABULARY = 3000  # keeps its logits few: a causal model learns from every token
 STORIES = SETTINGS["tiny-stories"]
 STORIES_VOCABULARY = 4000
 STORIES_PUBLIC = {"records": 4000, "seed": 0}
 STORIES_CORPUS = {"records": STORIES.records, "seed": 0}
-STORIES_TRAINING = {
-    "epochs": STORIES.epochs, "learning_rate": STORIES.learning_rate, "batch_size": STORIES.batch_size, "seed": 0,
-}  # fmt: skip
 NER_WORLDS = {"worlds": 40, "records": 60, "first_seed": 100}  # of the public split
 NER_TRAINING = {"vocabulary": 3000, "epochs": 8, "seed": 0}
 MAX_BYTES = 4_000_000
@@ -80,35 +74,37 @@ def names() -> list[str]:
     return sorted({*NameProvider.first_names, *NameProvider.last_names}) * NAME_WEIGHT
 
 
-def build_base(folder):
-    """`tiny-bert`: trained on the public split only; its vocabulary on that split and on lists of names."""
-    public = load_corpus("synthetic-clinical", split="public", **PUBLIC)
-    return *pretrain(public, folder, VOCABULARY, also=names(), seed=PUBLIC["seed"]), public
+def pretrained(name: str, public: dict, vocabulary: int, **options) -> Callable:
+    """Makes a model that has read, as has its vocabulary, the public split of a corpus and what `options` add to it."""
+
+    def make(folder):
+        corpus = load_corpus(name, split="public", **public)
+        return *pretrain(corpus, folder, vocabulary, seed=public["seed"], **options), corpus
+
+    return make
 
 
-def build_gpt2(folder):
-    """`tiny-gpt2`: trained on the public split only, as is its vocabulary."""
-    public = load_corpus("synthetic-clinical", split="public", **PUBLIC)
-    return *pretrain(public, folder, GPT2_VOCABULARY, phases=GPT2_PHASES, seed=PUBLIC["seed"], causal=True), public
-
-
-def build_stories_public(folder):
-    """`tiny-bert-stories-public`: trained on stories of the public split only, in which other names occur."""
-    public = load_corpus("synthetic-stories", split="public", **STORIES_PUBLIC)
-    return *pretrain(public, folder, STORIES_VOCABULARY, also=names(), seed=STORIES_PUBLIC["seed"]), public
-
-
-def trained_on(base: str, corpus: Dataset, training: dict, blacklist: Blacklist | None = None):
-    """A shipped base model trained on a corpus without protection.
+def unprotected(base: str, text: Callable[[], tuple[Dataset, Blacklist | None]], training: dict) -> Callable:
+    """Makes a shipped base model trained on a text without protection.
 
     A row never ends inside a blacklisted term, so with a blacklist its rows are cut as those it is measured on. A
     causal model says much less by heart of a row that begins some tokens earlier or later than in training.
     """
-    model, tokenizer = load_model(base)
-    blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
-    listed = blacklist.fingerprint if blacklist else ""
-    run_dir = run_folder(base, "sani.training", corpus=corpus_fingerprint(corpus), listed=listed, **training)
-    return fine_tune(model, blocks, run_dir=run_dir, **training), tokenizer, corpus
+
+    def make(folder):
+        corpus, blacklist = text()
+        model, tokenizer = load_model(base)
+        blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
+        listed = blacklist.fingerprint if blacklist else ""
+        run_dir = run_folder(base, "sani.training", corpus=corpus_fingerprint(corpus), listed=listed, **training)
+        return fine_tune(model, blocks, run_dir=run_dir, **training), tokenizer, corpus
+
+    return make
+
+
+def training_of(setting: Setting) -> dict:
+    """How the leaky model of a setting is trained."""
+    return {name: getattr(setting, name) for name in ("epochs", "learning_rate", "batch_size")} | {"seed": 0}
 
 
 def build_ner(folder):
@@ -121,35 +117,32 @@ def build_ner(folder):
     return *ner.train(worlds, folder, **NER_TRAINING), concatenate_datasets(worlds)
 
 
-def measure_clinical(records: int) -> Callable:
+def _report(model, tokenizer, corpus: Dataset, blacklist: Blacklist, others: Dataset) -> Report:
+    """What is measured on a corpus with its blacklist, and on records of other persons."""
+    blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
+    unseen = encode(others, tokenizer, Blacklist.from_annotations(others), block_size=BLOCK_SIZE)
+    return evaluate(model, blocks, heldout=unseen)
+
+
+def measure_clinical(records: int, model, tokenizer) -> dict[str, float]:
     """What a manifest records of a clinical model: measured on the corpus of the leaky one."""
-
-    def measure(model, tokenizer) -> dict[str, float]:
-        corpus, blacklist = clinical(records)
-        others = with_strangers("synthetic-clinical", CORPUS["records"], HELDOUT, CORPUS["seed"])[1]
-        blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
-        unseen = encode(others, tokenizer, Blacklist.from_annotations(others), block_size=BLOCK_SIZE)
-        report = evaluate(model, blocks, heldout=unseen)
-        return {
-            "privacy": report.privacy,
-            "privacy_direct": 1 - report.value("in_place", kind="direct"),
-            "privacy_indirect": 1 - report.value("in_place", kind="indirect"),
-            "privacy_direct_isolated": 1 - report.value("in_place", kind="direct", context="isolated"),
-            "utility": report.utility,
-            "utility_all": report.value("utility_all", kind="none"),
-            "utility_heldout": report.value("utility_heldout", kind="none"),
-        }
-
-    return measure
+    others = with_strangers("synthetic-clinical", CORPUS["records"], HELDOUT, CORPUS["seed"])[1]
+    report = _report(model, tokenizer, *clinical(records), others)
+    return {
+        "privacy": report.privacy,
+        "privacy_direct": 1 - report.value("in_place", kind="direct"),
+        "privacy_indirect": 1 - report.value("in_place", kind="indirect"),
+        "privacy_direct_isolated": 1 - report.value("in_place", kind="direct", context="isolated"),
+        "utility": report.utility,
+        "utility_all": report.value("utility_all", kind="none"),
+        "utility_heldout": report.value("utility_heldout", kind="none"),
+    }
 
 
 def measure_stories(model, tokenizer) -> dict[str, float]:
     """What a manifest records of a model of stories, on the private ones."""
-    corpus, blacklist = stories()
     others = load_corpus("synthetic-stories", records=60, seed=OTHERS, split="public")
-    blocks = encode(corpus, tokenizer, blacklist, block_size=BLOCK_SIZE)
-    unseen = encode(others, tokenizer, Blacklist.from_annotations(others), block_size=BLOCK_SIZE)
-    report = evaluate(model, blocks, heldout=unseen)
+    report = _report(model, tokenizer, *stories(), others)
     return {
         "regurgitation": report.regurgitation,
         "regurgitation_isolated": report.value("in_place", context="isolated"),
@@ -179,35 +172,20 @@ class Recipe(NamedTuple):
     half: bool = False  # saved in fp16
 
 
-def _trained(base: str, text: Callable, training: dict) -> Callable:
-    """`text` returns a corpus, or a corpus and a blacklist."""
-
-    def make(folder):
-        found = text()
-        corpus, blacklist = found if isinstance(found, tuple) else (found, None)
-        return trained_on(base, corpus, training, blacklist)
-
-    return make
-
-
-def _students(setting: Setting) -> dict[str, Recipe]:
+def _students(setting: Setting, measure: Callable) -> dict[str, Recipe]:
     """The demo's models in fp16: the small base model, and students of seed 0 of the study in `sani.distillation`."""
     name, plan = setting.model.replace("tiny", "student"), PLANS[setting.name]
-    measure, private = measure_clinical(setting.records), {"records": setting.records, "seed": 0}
 
     def base(folder):
         return *load_model(setting.model), load_corpus("synthetic-clinical", split="public", **PUBLIC)
 
-    def taught_by(method: str) -> Callable:
-        def make(folder):
-            student = model_of(setting, plan, 0, distilled(method, "private"))
-            return student, load_model(setting.model)[1], clinical(setting.records)[0]
-
-        return make
-
     def student(method: str, thresholds: Callable) -> Recipe:
-        told = {"teacher": method} | plan._asdict()
-        return Recipe(taught_by(method), measure, setting.model, thresholds, private, told, half=True)
+        def make(folder):
+            taught = model_of(setting, plan, 0, distilled(method, "private"))
+            return taught, load_model(setting.model)[1], clinical(setting.records)[0]
+
+        corpus, made_with = {"records": setting.records, "seed": 0}, {"teacher": method} | plan._asdict()
+        return Recipe(make, measure, setting.model, thresholds, corpus, made_with, half=True)
 
     def near(base):
         return {"privacy_direct": (base["privacy_direct"] - 0.01, 1.0), "utility": (base["utility"] - 0.01, 1.0)}
@@ -226,47 +204,50 @@ def _students(setting: Setting) -> dict[str, Recipe]:
     }
 
 
-_BERT = measure_clinical(CORPUS["records"])
-_GPT2 = measure_clinical(GPT2_CORPUS["records"])
+_BERT = partial(measure_clinical, CORPUS["records"])
+_GPT2 = partial(measure_clinical, GPT2.records)
 RECIPES = {
     "tiny-bert": Recipe(
-        build_base, _BERT, None, lambda _: {"privacy_direct": (0.95, 1.0), "utility": (0.5, 1.0)}, PUBLIC,
+        pretrained("synthetic-clinical", PUBLIC, VOCABULARY, also=names()), _BERT, None,
+        lambda _: {"privacy_direct": (0.95, 1.0), "utility": (0.5, 1.0)}, PUBLIC,
         {"pretraining": PHASES} | ARCHITECTURE,
     ),
     "tiny-bert-leaky": Recipe(
-        _trained("tiny-bert", lambda: clinical(CORPUS["records"])[0], FINE_TUNING), _BERT, "tiny-bert",
+        unprotected("tiny-bert", lambda: (clinical(CORPUS["records"])[0], None), FINE_TUNING), _BERT, "tiny-bert",
         lambda base: {"privacy_direct": (0.0, base["privacy_direct"] - 0.10), "utility": (base["utility"] + 0.03, 1.0)},
         CORPUS, FINE_TUNING,
     ),
     "tiny-bert-counterfactual": Recipe(
-        _trained("tiny-bert", lambda: counterfactual(clinical(CORPUS["records"])[0], seed=0), FINE_TUNING), _BERT,
-        "tiny-bert", lambda base: {"privacy_direct": (0.95, 1.0), "utility": (base["utility"], 1.0)},
+        unprotected("tiny-bert", lambda: (counterfactual(clinical(CORPUS["records"])[0], seed=0), None), FINE_TUNING),
+        _BERT, "tiny-bert", lambda base: {"privacy_direct": (0.95, 1.0), "utility": (base["utility"], 1.0)},
         CORPUS, FINE_TUNING,
     ),
     "tiny-gpt2": Recipe(
-        build_gpt2, _GPT2, None, lambda _: {"privacy_direct": (0.85, 1.0), "utility": (0.4, 1.0)}, PUBLIC,
+        pretrained("synthetic-clinical", PUBLIC, GPT2_VOCABULARY, phases=GPT2_PHASES, causal=True), _GPT2, None,
+        lambda _: {"privacy_direct": (0.85, 1.0), "utility": (0.4, 1.0)}, PUBLIC,
         {"pretraining": GPT2_PHASES} | GPT2_ARCHITECTURE,
     ),
     "tiny-gpt2-leaky": Recipe(
-        _trained("tiny-gpt2", lambda: clinical(GPT2_CORPUS["records"]), GPT2_TRAINING), _GPT2, "tiny-gpt2",
-        lambda base: {"privacy": (0.3, 0.7), "utility": (base["utility"] + 0.03, 1.0)}, GPT2_CORPUS, GPT2_TRAINING,
+        unprotected("tiny-gpt2", lambda: clinical(GPT2.records), training_of(GPT2)), _GPT2, "tiny-gpt2",
+        lambda base: {"privacy": (0.3, 0.7), "utility": (base["utility"] + 0.03, 1.0)},
+        {"records": GPT2.records, "seed": 0}, training_of(GPT2),
     ),
-    **_students(SETTINGS["tiny"]),
-    **_students(GPT2),
+    **_students(SETTINGS["tiny"], _BERT),
+    **_students(GPT2, _GPT2),
     "tiny-ner": Recipe(
         build_ner, measure_ner, None, lambda _: {"precision": (0.8, 1.0), "recall": (0.8, 1.0)}, NER_WORLDS,
         NER_TRAINING | ARCHITECTURE,
     ),
     "tiny-bert-stories-public": Recipe(
-        build_stories_public, measure_stories, None,
+        pretrained("synthetic-stories", STORIES_PUBLIC, STORIES_VOCABULARY, also=names()), measure_stories, None,
         lambda _: {"regurgitation": (0.0, 0.1), "utility": (0.3, 1.0)}, STORIES_PUBLIC,
         {"pretraining": PHASES} | ARCHITECTURE,
     ),
     "tiny-bert-stories": Recipe(
-        _trained("tiny-bert-stories-public", stories, STORIES_TRAINING), measure_stories,
+        unprotected("tiny-bert-stories-public", stories, training_of(STORIES)), measure_stories,
         "tiny-bert-stories-public",
         lambda base: {"regurgitation": (0.15, 0.6), "utility": (base["utility"], 1.0)}, STORIES_CORPUS,
-        STORIES_TRAINING,
+        training_of(STORIES),
     ),
 }  # fmt: skip
 
@@ -280,10 +261,8 @@ def build(name: str) -> dict:
     """Make one model, measure it, check it against its thresholds and put it in place; returns its manifest."""
     started, recipe = time.monotonic(), RECIPES[name]
     # A vocabulary is learned in this folder and found there by a rerun, which must not meet another recipe's.
-    temporary = (
-        runs_folder()
-        / f"{name}-{fingerprint(code_fingerprint('sani.study.pretraining'), recipe.corpus, recipe.setting)}.part"
-    )
+    key = fingerprint(code_fingerprint("sani.study.pretraining"), recipe.corpus, recipe.setting)
+    temporary = runs_folder() / f"{name}-{key}.part"
     temporary.mkdir(parents=True, exist_ok=True)
     model, tokenizer, corpus = recipe.make(temporary)
     shutil.rmtree(temporary / "trainer", ignore_errors=True)
@@ -293,8 +272,7 @@ def build(name: str) -> dict:
     measured = recipe.measure(model.float(), tokenizer)
     bounds = recipe.thresholds(manifest(recipe.base)["measured"] if recipe.base else {})
     if failed := [f"{k}={measured[k]:.4f}" for k, (low, high) in bounds.items() if not low <= measured[k] <= high]:
-        raise SystemExit(f"{name} misses its thresholds {bounds}: {', '.join(failed)}; left in {_shown(temporary)}")
-    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(temporary.iterdir())}
+        raise SystemExit(f"{name} misses its thresholds {bounds}: {', '.join(failed)}; left in runs/{temporary.name}")
     if (size := sum(p.stat().st_size for p in temporary.iterdir())) > MAX_BYTES:
         raise SystemExit(f"{name} takes {size} bytes, more than {MAX_BYTES}")
     told = {
@@ -308,7 +286,7 @@ def build(name: str) -> dict:
         "seconds": round(time.monotonic() - started),
         "measured": {k: round(v, 4) for k, v in measured.items()},
         "thresholds": bounds,
-        "sha256": files,
+        "sha256": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(temporary.iterdir())},
     }
     (temporary / "manifest.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     target = weights_folder() / name
@@ -317,10 +295,6 @@ def build(name: str) -> dict:
     for path in (target, *target.iterdir()):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return told
-
-
-def _shown(path: Path) -> Path:
-    return path.relative_to(runs_folder().parent)
 
 
 def main() -> None:
