@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from . import blocks as blocks_
 from .blacklists import KINDS, Blacklist
 from .models import family
-from .predictions import Pass, Units, best_tokens, layout, portions, predict
-from .training import check_tokenizer
+from .predictions import Pass, Units, best_tokens, check_blocks, layout, portions, predict
+from .runs import checked, one_of
 
 CONTEXTS = {"visible": "in_place", "isolated": "in_place_isolated", "padded": "in_place_padded"}
 COUNTS = ["kind", "spans", "context", "metric", "count", "total", "value"]
@@ -71,6 +71,9 @@ class Report:
     ) -> tuple[float, float]:
         """Percentile bootstrap interval over records (2,000 draws) of `in_place`, `in_place_isolated` or `utility`."""
         units = self.units.assign(iterations=1)
+        one_of("metric", metric, ["utility", *units.columns.intersection([*CONTEXTS.values()])])
+        one_of("kind", kind, (*KINDS, "all"))
+        checked("level", level, float, 0, 1)
         if metric == "utility":
             chosen, part, whole = units["kind"] == "none", "correct", "tokens"
         else:
@@ -108,27 +111,34 @@ def evaluate(
     units. `heldout` (blocks of persons never trained on) adds utility_heldout and utility_all_heldout. `reveal=True`
     adds the terms in clear, for which it needs the `blacklist` of the blocks. Under `accelerate launch` or `torchrun`
     every process must call this; they share the batches.
-    Raises ValueError for blocks of another tokenizer, or reveal without blacklist. Source: PAPER §5.
+    Raises, before anything is predicted, TypeError or ValueError for bad arguments, blocks that the models cannot read,
+    and a base report or blacklist that is not of these blocks. Source: PAPER §5.
     """
-    check_tokenizer(model, blocks)
-    if reveal and blacklist is None:
+    info, laid = check_blocks(model, blocks), layout(blocks, checked("seed", seed, int, 0, 2**32 - 1))
+    checked("batch_size", batch_size, int, 1)
+    if checked("reveal", reveal, bool) and blacklist is None:
         raise ValueError("reveal=True needs blacklist=, the blacklist the blocks were encoded with")
-    if blacklist is not None and len(blacklist) != blocks_.info(blocks)["terms"]:
-        raise ValueError("the blacklist is not the one the blocks were encoded with")
-    units = _predicted(model, blocks, batch_size, seed, progress)
+    if blacklist is not None:
+        here = {"blacklist": checked("blacklist", blacklist, Blacklist).fingerprint, "terms": len(blacklist)}
+        if any(info.get(name, value) != value for name, value in here.items()):
+            raise ValueError("the blacklist is not the one the blocks were encoded with")
+    if heldout is not None:
+        check_blocks(model, heldout)
+    if isinstance(base, Report):
+        if not laid.table.equals(base.units[laid.table.columns]):
+            raise ValueError("the base report was measured on other blocks; evaluate the base model on these")
+    elif base is not None:
+        check_blocks(base, blocks, "base")
+        base = evaluate(base, blocks, batch_size=batch_size, seed=seed, progress=progress)
+    units = _predicted(model, laid, blocks, batch_size, progress)
     rows = _count(units)
     if base is not None:
-        if not isinstance(base, Report):
-            base = evaluate(base, blocks, batch_size=batch_size, seed=seed, progress=progress)
-        if not np.array_equal(base.units["unit_id"], units["unit_id"]):
-            raise ValueError("the base report was measured on other blocks; evaluate the base model on these")
         for context, column in CONTEXTS.items():
             if column in units:
                 excess = units[column].astype(int) - base.units[column].astype(int)
                 rows += _by_kind(units, excess, "excess", context)
     if heldout is not None:
-        check_tokenizer(model, heldout)
-        of_others = _count(_predicted(model, heldout, batch_size, seed, progress, apart=False))
+        of_others = _count(_predicted(model, layout(heldout, seed), heldout, batch_size, progress, apart=False))
         kept = [row for row in of_others if row["metric"] in ("utility", "utility_all")]
         rows += [row | {"metric": row["metric"] + "_heldout"} for row in kept]
     listed = units[units["term_id"] >= 0].groupby("term_id")
@@ -148,8 +158,8 @@ def fill_in(model: PreTrainedModel, blocks: Dataset, tokenizer, unit_ids: list[i
     A row per unit id: context (`around` tokens on each side), truth, prediction. It shows terms: use it on
     what you may look at.
     """
-    columns = blocks_.tensors(blocks, "input_ids", "unit_ids")
-    rows = []
+    check_blocks(model, blocks)
+    columns, rows = blocks_.tensors(blocks, "input_ids", "unit_ids"), []
     for unit in unit_ids:
         chosen = columns["unit_ids"] == unit
         if not chosen.any():
@@ -167,9 +177,9 @@ def fill_in(model: PreTrainedModel, blocks: Dataset, tokenizer, unit_ids: list[i
     return pd.DataFrame(rows)
 
 
-def _predicted(model, blocks, batch_size, seed, progress, apart=True) -> pd.DataFrame:
+def _predicted(model, units: Units, blocks, batch_size, progress, apart=True) -> pd.DataFrame:
     """The columns of `Report.units`."""
-    units, unknown = layout(blocks, seed), blocks_.info(blocks)["unk_token_id"]
+    unknown = blocks_.info(blocks)["unk_token_id"]
     predictions = predict(model, units, blocks, batch_size, progress, apart)
     table, index, truth = units.table, units.tokens["unit"], units.tokens["id"]
     right = {context: np.bincount(index, ids == truth, len(table)) for context, ids in predictions.items()}

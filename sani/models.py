@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -19,7 +20,7 @@ from transformers import (
 )
 from transformers.activations import ACT2FN
 
-from .runs import weights_folder
+from .runs import fingerprint, named_folder, weights_folder
 
 
 class Family(NamedTuple):
@@ -62,7 +63,7 @@ FAMILIES = {
 
 
 def check_model(model, name: str = "model") -> None:
-    """Raise TypeError for what is no model of transformers', or is wrapped by PEFT; ValueError for weights unfit.
+    """Raise TypeError for what is no model of transformers', or is wrapped by PEFT; ValueError for unfit weights.
 
     Weights fit if they are float32 (or float64) and finite: what half precision rounds away reads as forgotten.
     """
@@ -102,6 +103,13 @@ def activation_of(model: PreTrainedModel, name: str) -> Callable[[Tensor], Tenso
     return ACT2FN[next(getattr(model.config, n) for n in names if hasattr(model.config, n))]
 
 
+def positions(model: PreTrainedModel) -> int:
+    """How many tokens a row of a model may have."""
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    before = getattr(table, "padding_idx", None)  # RoBERTa counts positions from after the padding token's
+    return model.config.max_position_embeddings - (0 if before is None else before + 1)
+
+
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Last hidden states (batch, length, hidden), without the LM head."""
     options = {"use_cache": False} if family(model).causal else {}
@@ -133,47 +141,68 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     Masked (BERT, RoBERTa, …) or causal (GPT-2, Llama, …), as its config.json says. A causal model whose tokenizer has
     no padding token of its own gets one (PPCLM needs it); save the tokenizer with the model to keep it. Only
     safetensors are read and no remote code is run.
-    Raises ValueError for an unknown name or architecture, weights that are pickled, or a model without LM head.
+    Raises TypeError, ValueError or FileNotFoundError for an unknown name or architecture, files that are missing,
+    damaged, pickled or do not belong together, a model without LM head, and weights that are no numbers.
+    """
+    config = read(AutoConfig, name)
+    causal, tokenizer = _family_named(config.model_type).causal, read(AutoTokenizer, name)
+    size = len(tokenizer)
+    unfit = {
+        "the tokenizer (tokenizer.json, vocab.txt, …) is missing": size <= len(tokenizer.all_special_ids),
+        f"a {type(tokenizer).__name__} is slow: it cannot tell where a token stands": not tokenizer.is_fast,
+        f"a tokenizer {'with' if causal else 'without'} mask token": causal != (tokenizer.mask_token_id is None),
+        f"a tokenizer of {size} tokens for a model of {config.vocab_size}": not causal and size > config.vocab_size,
+    }
+    if wrong := [what for what, true in unfit.items() if true]:
+        raise ValueError(f"{name}: {wrong[0]}; save the model's own beside it by tokenizer.save_pretrained(folder)")
+    loader = AutoModelForCausalLM if causal else AutoModelForMaskedLM
+    model, report = read(loader, name, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+    family(model)
+    if missing := sorted(report["missing_keys"]):
+        head = not all(key.startswith(model.base_model_prefix + ".") for key in missing)
+        raise ValueError(
+            f"{name}: the weights hold no {'LM head' if head else 'such layer'} (missing {missing[0]}, …), so it would "
+            "be random; use a checkpoint saved whole from a …ForMaskedLM or …ForCausalLM model"
+        )
+    check_model(model, f"model {name}")
+    if causal:
+        add_padding(model, tokenizer)
+    model.vocabulary = fingerprint(sorted(tokenizer.get_vocab().items()))  # in memory, for `predictions.check_blocks`
+    return model.eval(), tokenizer
+
+
+def read(kind, name: str | Path, **more):
+    """`from_pretrained` of a shipped name, folder or Hub id: safetensors only, no code of the model's own.
+
+    Raises ValueError for what cannot be read, and what `source` raises.
     """
     where, options = source(name)
     try:
-        causal = is_causal(name)
-        loader = AutoModelForCausalLM if causal else AutoModelForMaskedLM
-        model, report = loader.from_pretrained(
-            where, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    except OSError as error:
-        if options["local_files_only"]:
-            raise
+        return kind.from_pretrained(where, **options, **more)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise ValueError(
-            f"model {str(name)!r} is not a shipped name ({', '.join(shipped())}), not a local folder, and could not be "
-            f"fetched as safetensors from the Hub ({type(error).__name__}); a pickled checkpoint must be converted "
-            "first (see the README)"
+            f"{kind.__name__} cannot read {where} ({said}); a file is missing, damaged or of another model: needed are "
+            "config.json, *.safetensors and tokenizer.json or alike, as save_pretrained of model and tokenizer writes"
+            if options["local_files_only"]
+            else f"model {str(name)!r} is not a shipped name ({', '.join(shipped())}), not a local folder, and could "
+            f"not be fetched from the Hub ({said}); a pickled checkpoint must be converted first (see the README)"
         ) from error
-    family(model)
-    head = [key for key in report["missing_keys"] if not key.startswith(model.base_model_prefix + ".")]
-    if head:
-        raise ValueError(
-            f"{name}: the weights hold no LM head (missing {head[0]}, …), so it would be random; use a checkpoint "
-            "saved from a …ForMaskedLM or …ForCausalLM model"
-        )
-    if causal:
-        add_padding(model, tokenizer)
-    return model.eval(), tokenizer
 
 
 def is_causal(name: str | Path) -> bool:
     """Whether a model predicts the next token (GPT-2, Llama, …) rather than masked ones, by its config.json alone."""
-    where, options = source(name)
-    return _family_named(AutoConfig.from_pretrained(where, **options).model_type).causal
+    return _family_named(read(AutoConfig, name).model_type).causal
 
 
 def source(name: str | Path) -> tuple[str, dict]:
-    """Folder or Hub id of a model, and the options to load it with."""
-    folder = weights_folder() / str(name) if str(name) in shipped() else Path(name)
+    """Folder or Hub id of a model, and the options to load it with.
+
+    Raises TypeError for no path, ValueError or FileNotFoundError for a file or a folder that holds no such model.
+    """
+    folder = weights_folder() / str(name) if str(name) in shipped() else named_folder(name, "model")
     local = folder.is_dir()
-    if not local and (folder.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1):
+    if not local and (folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1):
         raise FileNotFoundError(f"no folder {name}; shipped names are {', '.join(shipped())}")
     if local:
         _check_folder(folder)
@@ -211,7 +240,10 @@ def _check_folder(folder: Path) -> None:
             if pickled
             else f"{folder} holds no model.safetensors; expected a folder written by save_pretrained"
         )
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'} is no JSON ({error}); save the model anew") from None
     if "auto_map" in config:
         raise ValueError(f"{folder}: its config.json asks to run code of its own (auto_map), which is refused")
 

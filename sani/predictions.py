@@ -18,10 +18,32 @@ from . import blocks as blocks_
 from .blacklists import KINDS
 from .devices import processes, rows_at_once, steady_heap
 from .masking import OBJECTIVES, attended, uniform
-from .models import family, hidden_states, logits_at
+from .models import check_model, family, hidden_states, logits_at, positions
 
 FOLDS = math.ceil(1 / 0.15)
 LOGITS = 1 << 27  # at once, for a causal model, which is asked for every token of a row: half a gigabyte
+
+
+def check_blocks(model: PreTrainedModel, blocks: Dataset, name: str = "model") -> dict:
+    """What `blocks.info` tells of blocks that a model can read.
+
+    Raises TypeError or ValueError for what is no model or no blocks, for blocks of another tokenizer than the model's
+    own, as far as that shows, and for rows longer than its positions.
+    """
+    check_model(model, name)
+    info, config = blocks_.info(blocks), model.config
+    known = {info.get("vocabulary"), getattr(model, "vocabulary", None)} - {None}
+    if info["causal"] != family(model).causal or config.vocab_size < info["vocab_size"] or len(known) > 1:
+        raise ValueError(
+            f"the blocks were made with the tokenizer {info['tokenizer']!r} of {info['vocab_size']} tokens"
+            f"{' for causal models' if info['causal'] else ''}, which is not the {name}'s: a {config.model_type} that "
+            f"knows {config.vocab_size}; encode the corpus with the model's own tokenizer"
+        )
+    if info["block_size"] > (limit := positions(model)):
+        raise ValueError(
+            f"block_size {info['block_size']} exceeds the {name}'s {limit} positions; encode with a smaller one"
+        )
+    return info
 
 
 @dataclass(frozen=True)
