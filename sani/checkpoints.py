@@ -159,7 +159,9 @@ class State:
         if time.monotonic() - self.saved < every:
             return
         if self.folder is None:
-            self.weights = [parameter.detach().clone() for parameter in trained]
+            self.weights = self.weights or [torch.empty_like(parameter) for parameter in trained]
+            for kept, parameter in zip(self.weights, trained):
+                kept.copy_(parameter.detach())
         elif processes().is_main_process:
             tensors = {}
             for i, parameter in enumerate(trained):
