@@ -127,6 +127,31 @@ def test_runs_with_reduced_parameters(name, preset, tmp_path):
     assert json.loads(prepared.read_text())["cells"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("04_sani", {"fraction": 2}), ("08_pretrained", {"seed": 1.5}), ("10_distillation", {"temperature": 0.0})],
+)
+def test_a_notebook_refuses_a_wrong_value_before_it_trains(name, value, monkeypatch):
+    """Its cells in order, the value set after the parameters as papermill does."""
+    for module in ("runs.complete", "prepare.prepare", "distillation.table"):
+        monkeypatch.setattr(f"sani.study.{module}", lambda *_, **__: pytest.fail("went on"))
+    monkeypatch.setattr("sani.study.complete", lambda *_, **__: pytest.fail("went on"))
+    cells = [c.source for c in jupytext.read(FOLDER / f"{name}.py").cells if c.cell_type == "code"]
+    cells.insert(1, "\n".join(f"{key} = {number}" for key, number in value.items()))
+    with pytest.raises((TypeError, ValueError), match=next(iter(value))):
+        exec("\n".join(cells), {})
+
+
+def test_every_study_s_notebook_checks_its_parameters():
+    from sani.study.setting import KINDS, WORDS
+
+    for name in NAMES[1:11]:
+        source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+        assert "Setting.from_parameters(globals()" in source, name
+        assert parameters(FOLDER / f"{name}.ipynb").keys() <= KINDS.keys(), name
+    assert {path.stem for path in (FOLDER / "presets").glob("*.yaml")} | SETTINGS.keys() == set(WORDS["preset"])
+
+
 def test_execute_script_cleans_and_keeps_the_old_notebook_on_failure(tmp_path, monkeypatch):
     script = load_script("execute")
     monkeypatch.setattr(script, "HERE", tmp_path / "notebooks")

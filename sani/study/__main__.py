@@ -23,8 +23,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, (run, seeds, text) in STUDIES.items():
         one = studies.add_parser(name, help=text, description=text)
         usual = " ".join(map(str, seeds))
-        one.add_argument("--seeds", type=int, nargs="+", default=[*seeds], metavar="N", help=f"default: {usual}")
-        one.add_argument("--jobs", type=int, default=0, help="processes side by side (default: one per core)")
+        one.add_argument("--seeds", type=_whole, nargs="+", default=[*seeds], metavar="N", help=f"default: {usual}")
+        one.add_argument("--jobs", type=_whole, default=0, help="processes side by side (default: one per core)")
         one.set_defaults(run=run, error=one.error)
     # The last is the ledger.
     one.add_argument("--setting", choices=SETTINGS, default="tiny", help="default: tiny")
@@ -35,27 +35,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _costs(arguments: argparse.Namespace) -> None:
-    _save("cost", summary(costs.table(SETTINGS["tiny"], arguments.seeds, arguments.jobs)))
+def _whole(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 on")
+    return int(text)
 
 
-def _ablation(arguments: argparse.Namespace) -> None:
-    _save("ablation", ablation.table(SETTINGS["tiny"], arguments.seeds, arguments.jobs))
+def _costs(arguments: argparse.Namespace) -> pd.DataFrame:
+    return summary(costs.table(SETTINGS["tiny"], arguments.seeds, arguments.jobs))
 
 
-def _distillation(arguments: argparse.Namespace) -> None:
+def _ablation(arguments: argparse.Namespace) -> pd.DataFrame:
+    return ablation.table(SETTINGS["tiny"], arguments.seeds, arguments.jobs)
+
+
+def _distillation(arguments: argparse.Namespace) -> pd.DataFrame:
     plans = distillation.PLANS.items()
     tables = [distillation.table(SETTINGS[name], arguments.seeds, plan, arguments.jobs) for name, plan in plans]
-    _save("distillation", pd.concat(tables, ignore_index=True))
-
-
-def _save(ending: str, table: pd.DataFrame) -> None:
-    save(f"use_case_a_{ending}", table)
-    print(f"figures/use_case_a_{ending}.csv, .svg and .png are written")
+    return pd.concat(tables, ignore_index=True)
 
 
 def _ledger(arguments: argparse.Namespace) -> None:
-    setting = _setting(arguments)
+    try:
+        setting = _setting(arguments)
+    except (ValueError, OSError) as error:
+        arguments.error(str(error))
+    if len(arguments.seeds) < FEWEST:
+        print(f"{len(arguments.seeds)} of the {FEWEST} seeds that a verdict needs: every claim will be undecided")
     wanted = runs.all_runs(setting)
     count = runs.complete(setting, arguments.seeds, wanted, arguments.jobs)
     table = runs.results(setting, arguments.seeds, wanted)
@@ -68,24 +74,24 @@ def _ledger(arguments: argparse.Namespace) -> None:
 
 
 def _setting(arguments: argparse.Namespace) -> Setting:
-    """The setting that the ledger is asked for; ends the program for options that do not go together."""
+    """The setting that the ledger is asked for. Raises ValueError for options that do not go together."""
     corpus, books, emotions = arguments.corpus, arguments.books, arguments.emotions
     for path in filter(None, (corpus, books, emotions)):
         if not path.exists():
-            arguments.error(f"no file or folder {path}")
+            raise ValueError(f"no file or folder {path}")
     if (corpus and books) or (emotions and not books):
-        arguments.error("--corpus and --books exclude each other, and --emotions is for --books")
+        raise ValueError("--corpus and --books exclude each other, and --emotions is for --books")
     own = corpus or books
     name = arguments.name or (own.resolve().stem if own else arguments.setting)
     if own is not None and name in SETTINGS:
-        arguments.error(f"--name {name} is the name of a synthetic setting; choose another")
+        raise ValueError(f"--name {name} is the name of a synthetic setting; choose another")
     file = figures_folder() / "claims.csv"
     known = pd.read_csv(file).query("setting == @name")["seeds"].tolist() if file.exists() else []
-    if len(set(arguments.seeds)) < min(FEWEST, max(known, default=0)):
-        arguments.error(f"{file.name} holds {name!r} over {max(known)} seeds; fewer than {FEWEST} would replace them")
+    if len(arguments.seeds) < min(FEWEST, max(known, default=0)):
+        raise ValueError(f"{file.name} holds {name!r} over {max(known)} seeds; fewer than {FEWEST} would replace them")
     if books:
         return ledger.books_setting(books, emotions, name)
-    return ledger.own_setting(corpus, name) if corpus else SETTINGS[arguments.setting]
+    return ledger.own_setting(corpus, name, arguments.seeds) if corpus else SETTINGS[arguments.setting]
 
 
 STUDIES = {  # what is done, over which seeds by default
@@ -101,9 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
     chosen.seeds = list(dict.fromkeys(chosen.seeds))
     try:
-        chosen.run(chosen)
+        found = chosen.run(chosen)
     except KeyboardInterrupt:
         sys.exit("stopped; finished runs are kept, and the same command goes on from here")
+    if found is not None:
+        name = f"use_case_a_{chosen.study.removesuffix('s')}"
+        save(name, found)
+        print(f"figures/{name}.csv, .svg and .png are written")
 
 
 if __name__ == "__main__":

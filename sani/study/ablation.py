@@ -13,7 +13,7 @@ from ..erasure import FILLS, block_targets, erase
 from ..importance import scores_of
 from ..models import load_model
 from ..training import objective_of, repair
-from .grid import Found, kept, table_of, values
+from .grid import Found, table_of, values
 from .prepare import prepare
 from .runs import complete, control, control_run, readings
 from .setting import Setting
@@ -73,11 +73,6 @@ def points(setting: Setting) -> list[Point]:
     return list(dict.fromkeys(found))
 
 
-def measure_point(setting: Setting, seed: int, point: Point) -> pd.DataFrame:
-    """The rows of one point, from its run folder or made now."""
-    return kept("ablation", _measure, setting, seed, point)
-
-
 def _measure(setting: Setting, seed: int, point: Point) -> Found:
     data = prepare(setting, seed)
     if point in CONTROLS:
@@ -89,11 +84,8 @@ def _measure(setting: Setting, seed: int, point: Point) -> Found:
             drawn = seed + STEP * point.mask_seed
             model = erase(model, point.target, point.fraction, point.fill, drawn, reference=data.base, scores=scores)
         if point.repair:
-            model = repair(
-                model, data.raw, setting.repair_epochs, objective_of(model, spares=point.repair == "spared"),
-                learning_rate=setting.learning_rate, batch_size=setting.batch_size,
-                seed=seed + STEP * point.repair_seed, progress=False,
-            )  # fmt: skip
+            objective, drawn = objective_of(model, spares=point.repair == "spared"), seed + STEP * point.repair_seed
+            model = repair(model, data.raw, setting.repair_epochs, objective, seed=drawn, **setting.training)
     found, report = values(setting, seed, model)
     isolated = report.value("in_place", kind="direct", context="isolated")
     return found | {ISOLATED: (isolated, *report.interval("in_place_isolated", "direct"))}
@@ -106,4 +98,4 @@ def table(setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bool 
     """
     trained = ("unprotected", "counterfactual", "retrain-at-equal-cost")
     complete(setting, seeds, [control_run(setting, name) for name in trained], jobs, progress)
-    return table_of(measure_point, setting, seeds, points(setting), jobs, progress)
+    return table_of("ablation", _measure, setting, seeds, points(setting), jobs, progress)

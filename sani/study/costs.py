@@ -16,7 +16,7 @@ from ..blocks import tensors
 from ..erasure import Linear, erase
 from ..predictions import FOLDS
 from ..training import repair
-from .grid import Found, kept, table_of, values
+from .grid import Found, table_of, values
 from .prepare import prepare
 from .runs import complete, control, control_run
 from .setting import Setting
@@ -74,11 +74,6 @@ def plan(point: Point, model: PreTrainedModel, blocks: Dataset, training_epochs:
     return (share, HEAD_EPOCHS) if share < 1 else (1.0, (affordable - once) / of_head)
 
 
-def measure_point(setting: Setting, seed: int, point: Point) -> pd.DataFrame:
-    """The rows of one point, from its run folder or made now."""
-    return kept("cost", _measure, setting, seed, point)
-
-
 def _measure(setting: Setting, seed: int, point: Point) -> Found:
     data, rows, epochs = prepare(setting, seed), 0.0, 0.0
     if point.method in ("base", "unprotected", "logit-filter"):
@@ -91,10 +86,7 @@ def _measure(setting: Setting, seed: int, point: Point) -> Found:
         order = np.random.default_rng(seed).permutation(len(data.raw))
         chosen = np.sort(order[: max(1, round(rows * len(order)))])
         blocks = data.raw.select(chosen) if rows < 1 else data.raw
-        model = repair(
-            model, blocks, epochs, learning_rate=setting.learning_rate, batch_size=setting.batch_size, seed=seed,
-            scope=point.scope, progress=False,
-        )  # fmt: skip
+        model = repair(model, blocks, epochs, seed=seed, scope=point.scope, **setting.training)
     return values(setting, seed, model)[0] | {"rows repaired on": (rows,), "epochs": (epochs,)}
 
 
@@ -104,4 +96,4 @@ def table(setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bool 
     Columns: seed, those of Point, metric, value, low, high (95 % bootstrap intervals over records).
     """
     complete(setting, seeds, [control_run(setting, "unprotected")], jobs, progress)
-    return table_of(measure_point, setting, seeds, points(), jobs, progress)
+    return table_of("cost", _measure, setting, seeds, points(), jobs, progress)

@@ -10,12 +10,10 @@ rate, in epochs (half of them), and, when sanitised with the LM head, in an outp
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..blocks import encode, info
 from ..checkpoints import model_fingerprint
@@ -24,11 +22,11 @@ from ..models import load_model
 from ..runs import alone, made, run_folder
 from ..training import fine_tune
 from . import runs
-from .grid import Found, kept, table_of, values
+from .grid import Found, table_of, values
 from .prepare import inputs, prepare
 from .pretraining import ARCHITECTURE, GPT2_ARCHITECTURE, GPT2_PHASES, PHASES, PUBLIC, pretrain
 from .runs import Run
-from .setting import Setting
+from .setting import Setting, check
 
 TEXTS = ("private", "public")  # what a student reads: its teacher's text, or records of other persons
 # The reading of the last layer that costs a family least utility among those that forget (claims A6 and A9).
@@ -79,23 +77,25 @@ POINTS = (
 
 
 def teacher_setting(setting: Setting, plan: Plan) -> Setting:
-    """The same setting for the larger base model, which is pre-trained first if it is not there.
+    """The same setting for the larger base model, which is pre-trained on public text first if it is not there.
 
-    The learning rate goes down as the width goes up (PAPER §4).
+    It has the tokenizer of the small one. Its weights, learning rate and steps go down as the width goes up (PAPER §4).
+    Raises ValueError for a plan that could not be carried out.
     """
-    model, tokenizer = _checked(setting, plan)
-    rate = setting.learning_rate * model.config.hidden_size / plan.width
-    folder = _teacher(setting, plan, model, tokenizer)
-    return replace(setting, name=f"{setting.name}-teacher", model=str(folder), learning_rate=rate)
-
-
-def _teacher(setting: Setting, plan: Plan, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """The folder of the larger base model with the tokenizer of the small one, pre-trained on public text."""
+    check(plan._asdict() | {"distillation_epochs": plan.epochs})
     if setting.causal:
         names, usual, phases = ("n_embd", "n_layer", "n_inner"), GPT2_ARCHITECTURE, GPT2_PHASES
+        heads, positions = usual["n_head"], usual["n_positions"]
     else:
         names, usual, phases = ("hidden_size", "num_hidden_layers", "intermediate_size"), ARCHITECTURE, PHASES
-    # Weights and steps as small as the width asks for.
+        heads, positions = usual["num_attention_heads"], usual["max_position_embeddings"]
+    if plan.width % heads:
+        raise ValueError(f"width={plan.width}: the teachers have {heads} attention heads, take a multiple of {heads}")
+    if setting.block_size > positions:
+        raise ValueError(f"block_size={setting.block_size}: the teachers have {positions} positions")
+    model, tokenizer = load_model(setting.model)
+    if model.config.model_type not in ("bert", "gpt2"):
+        raise ValueError(f"the teachers are BERTs or GPT-2s, {setting.model} is a {model.config.model_type}")
     scale = model.config.hidden_size / plan.width
     sizes = dict(zip(names, (plan.width, plan.layers, 4 * plan.width)))
     architecture = usual | sizes | {"initializer_range": usual["initializer_range"] * scale**0.5}
@@ -112,25 +112,8 @@ def _teacher(setting: Setting, plan: Plan, model: PreTrainedModel, tokenizer: Pr
             corpus = load_corpus("synthetic-clinical", split="public", **public)
             options = {"phases": phases, "causal": setting.causal, "architecture": architecture}
             pretrain(corpus, part, len(tokenizer), **options)[0].save_pretrained(part)
-    return folder
-
-
-def _checked(setting: Setting, plan: Plan) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The students' base model and its tokenizer; ValueError for a plan that could not be carried out."""
-    for name, value in plan._asdict().items():
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name}={value}: distillation needs a positive, finite number")
-    usual = GPT2_ARCHITECTURE if setting.causal else ARCHITECTURE
-    names = ("n_head", "n_positions") if setting.causal else ("num_attention_heads", "max_position_embeddings")
-    heads, positions = (usual[name] for name in names)
-    if plan.width % heads:
-        raise ValueError(f"width={plan.width}: the teachers have {heads} attention heads, take a multiple of {heads}")
-    if setting.block_size > positions:
-        raise ValueError(f"block_size={setting.block_size}: the teachers have {positions} positions")
-    model, tokenizer = load_model(setting.model)
-    if model.config.model_type not in ("bert", "gpt2"):
-        raise ValueError(f"the teachers are BERTs or GPT-2s, {setting.model} is a {model.config.model_type}")
-    return model, tokenizer
+    rate = setting.learning_rate * model.config.hidden_size / plan.width
+    return replace(setting, name=f"{setting.name}-teacher", model=str(folder), learning_rate=rate)
 
 
 def model_of(setting: Setting, plan: Plan, seed: int, point: Point) -> PreTrainedModel:
@@ -138,13 +121,14 @@ def model_of(setting: Setting, plan: Plan, seed: int, point: Point) -> PreTraine
     if point.text:
         return _student(setting, plan, seed, point)
     at = teacher_setting(setting, plan) if point.size == "teacher" else setting
-    if point.method == "sani":
-        return runs.model_of(at, seed, _sanitised(at))
-    return runs.control(at, seed, point.method)
+    return runs.model_of(at, seed, _run(at, "sani")) if point.method == "sani" else runs.control(at, seed, point.method)
 
 
-def _sanitised(setting: Setting) -> Run:
-    return Run("sani", setting.objectives[0], TARGETS[setting.causal])
+def _run(setting: Setting, method: str) -> Run:
+    """The run that trains what has been through a method."""
+    if method == "sani":
+        return Run("sani", setting.objectives[0], TARGETS[setting.causal])
+    return runs.control_run(setting, method)
 
 
 def _student(setting: Setting, plan: Plan, seed: int, point: Point) -> PreTrainedModel:
@@ -157,17 +141,12 @@ def _student(setting: Setting, plan: Plan, seed: int, point: Point) -> PreTraine
         blocks = encode(public, data.tokenizer, block_size=setting.block_size, progress=False)
         epochs = plan.epochs * len(data.raw) / len(blocks)
     teacher = model_of(setting, plan, seed, Point(point.method, "teacher"))
-    options = {"epochs": epochs, "batch_size": setting.batch_size, "seed": seed}
-    options |= {"learning_rate": plan.learning_rate, "temperature": plan.temperature}
+    options = {"epochs": epochs, "batch_size": setting.batch_size, "seed": seed,
+               "learning_rate": plan.learning_rate, "temperature": plan.temperature}  # fmt: skip
     fingerprints = {"teacher": model_fingerprint(teacher), "start": model_fingerprint(data.base)}
     folder = run_folder("student", "sani.training", blocks=info(blocks)["fingerprint"], **fingerprints, **options)
     with alone(folder):
         return fine_tune(data.base, blocks, teacher=teacher, run_dir=folder, progress=False, **options)
-
-
-def measure_point(setting: Setting, seed: int, point: Point, plan: Plan) -> pd.DataFrame:
-    """The rows of one point, from its run folder or made now."""
-    return kept("distilled", _measure, setting, seed, point, plan=plan)
 
 
 def _measure(setting: Setting, seed: int, point: Point, plan: Plan) -> Found:
@@ -181,8 +160,7 @@ def table(setting: Setting, seeds: Sequence[int], plan: Plan, jobs: int = 0, pro
     Columns: setting, seed, those of Point, metric, value, low, high (95 % bootstrap intervals over records).
     """
     for at, names in ((teacher_setting(setting, plan), TAUGHT), (setting, CONTROLS)):
-        needed = [_sanitised(at) if name == "sani" else runs.control_run(at, name) for name in names if name != "base"]
-        runs.complete(at, seeds, needed, jobs, progress)
-    found = table_of(partial(measure_point, plan=plan), setting, seeds, POINTS, jobs, progress)
+        runs.complete(at, seeds, [_run(at, name) for name in names if name != "base"], jobs, progress)
+    found = table_of("distilled", _measure, setting, seeds, POINTS, jobs, progress, plan=plan)
     found.insert(0, "setting", setting.name)
     return found

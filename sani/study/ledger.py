@@ -20,7 +20,7 @@ from ..results.figures import save
 from ..results.statistics import judge
 from ..runs import code_fingerprint, figures_folder, fingerprint, made, runs_folder
 from .claims import CLAIMS, Values, claims_of, conditions, readings
-from .prepare import halves
+from .prepare import halves, split
 from .pretraining import pretrain
 from .setting import SETTINGS, Setting
 
@@ -81,18 +81,23 @@ def write(new: pd.DataFrame) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def own_setting(path: Path, name: str) -> Setting:
+def own_setting(path: Path, name: str, seeds: Sequence[int]) -> Setting:
     """The tiny setting on an annotated file: half of its records pre-train a base model, the other half is private.
 
-    Half of the private records are held out, other ones for each seed.
+    Half of the private records are held out, other ones for each seed. Raises ValueError before anything is trained if
+    a seed finds no annotated identifier in what it trains on or holds out.
     """
     parts = halves(load_corpus(path))
-    folder = base_model(parts["public"], VOCABULARY, PHASES)
-    heldout = len(parts["private"]) // 2
-    return replace(
-        SETTINGS["tiny"],
-        name=name, model=str(folder), corpus=str(path.resolve()), half="private", heldout_records=heldout,
-    )  # fmt: skip
+    tiny = {"name": name, "corpus": str(path.resolve()), "half": "private"}
+    setting = replace(SETTINGS["tiny"], heldout_records=max(1, len(parts["private"]) // 2), **tiny)
+    for seed in seeds:
+        for part, records in zip(("to train on", "held out"), split(setting, seed)):
+            if not any(records["identifiers"]):
+                raise ValueError(
+                    f"{path}: of the {len(records)} records {part} by seed {seed}, none has annotated identifiers "
+                    "(a list `identifiers` of start, end and type); annotate more records, of more persons"
+                )
+    return replace(setting, model=str(base_model(parts["public"], VOCABULARY, PHASES)))
 
 
 def books_setting(folder: Path, emotions: Path | None, name: str) -> Setting:

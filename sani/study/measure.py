@@ -1,6 +1,6 @@
 """What is measured of each model of a study, a row per value: regurgitation, utility, other contexts (PAPER §5)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from ..evaluation import Report, evaluate
 from ..generation import free_generation
 from .downstream import emotion_f1
 from .prepare import Data
-from .probes import bare_prompts, subset_rates
+from .probes import bare_prompts
 from .setting import Setting
 
 MISSED = (0.05, 0.1, 0.2, 0.5)
@@ -21,8 +21,8 @@ INTERVALS = (
 SAMPLES = {"samples": 100, "length": 48}  # of free generation
 
 
-def measure(setting: Setting, data: Data, thorough: Sequence[int]) -> Callable[[PreTrainedModel, int], list[dict]]:
-    """A `measure` for `fine_tune`, which returns a row per measured value; more of them at `thorough` epochs.
+def measure(setting: Setting, data: Data, thorough: Sequence[int], model: PreTrainedModel, epoch: int) -> list[dict]:
+    """A row per measured value of a model, for `fine_tune`; more of them at `thorough` epochs.
 
     Keys of a row: subset, metric, kind, context, value, and low and high where the 95 % bootstrap interval over
     records is computed. Subsets: "" for everything; "kept out" records, "kept out only" terms that stand in no other;
@@ -30,19 +30,18 @@ def measure(setting: Setting, data: Data, thorough: Sequence[int]) -> Callable[[
     persons; "prompts" for bare ones; "generated" for free generation by causal models; "term 7" (by number) and
     "emotions" in use case B.
     """
-
-    def rows_of(model: PreTrainedModel, epoch: int) -> list[dict]:
-        full = epoch in thorough
-        report = evaluate(model, data.raw, heldout=data.heldout if full else None, progress=False)
-        rows = _whole(report)
-        if full:
-            rows += _contexts(setting, data, model, report)
-        if setting.use_case == "B":
-            rows += _terms(report)
-            rows += _emotions(setting, data, model) if data.emotions is not None else []
-        return rows
-
-    return rows_of
+    full = epoch in thorough
+    report = evaluate(model, data.raw, heldout=data.heldout if full else None, progress=False)
+    rows = _whole(report) + (_contexts(setting, data, model, report) if full else [])
+    if setting.use_case == "B":
+        for term in report.terms.to_dict("records"):
+            of_term = f"term {term['term_id']}"
+            rows += [_row(of_term, "iterations", term["iterations"]), _row(of_term, "said", term["in_place"])]
+    if setting.use_case == "B" and data.emotions is not None:
+        options = {"seed": data.seed, "learning_rate": setting.classifier_learning_rate, "progress": False}
+        scores = emotion_f1(model, data.tokenizer, *data.emotions, **options)
+        rows += [_row("emotions", f"f1_{average}", value, "none") for average, value in scores.items()]
+    return rows
 
 
 def _row(subset: str, metric: str, value: float, kind: str = "all", context: str = "visible") -> dict:
@@ -82,20 +81,13 @@ def _contexts(setting: Setting, data: Data, model: PreTrainedModel, report: Repo
 
 
 def _rates(subset: str, units: pd.DataFrame, chosen: np.ndarray) -> list[dict]:
-    rates = subset_rates(units, chosen)
-    return [_row(subset, "in_place", value, kind, context) for (kind, context), value in rates.items()]
-
-
-def _terms(report: Report) -> list[dict]:
-    counts = {"iterations": "iterations", "said": "in_place"}
-    terms = report.terms.to_dict("records")
-    return [_row(f"term {t['term_id']}", metric, t[column]) for t in terms for metric, column in counts.items()]
-
-
-def _emotions(setting: Setting, data: Data, model: PreTrainedModel) -> list[dict]:
-    options = {"seed": data.seed, "learning_rate": setting.classifier_learning_rate, "progress": False}
-    scores = emotion_f1(model, data.tokenizer, *data.emotions, **options)
-    return [_row("emotions", f"f1_{average}", value, "none") for average, value in scores.items()]
+    """Share predicted in place among chosen units of a report, by kind and context; NaN where there are none."""
+    rows = []
+    for kind in ("direct", "indirect", "all"):
+        of_kind = units[chosen & units["scored"] & (units["kind"].eq(kind) | (kind == "all"))]
+        for context, column in (("visible", "in_place"), ("isolated", "in_place_isolated")):
+            rows.append(_row(subset, "in_place", of_kind[column].mean(), kind, context))
+    return rows
 
 
 def _subsets(data: Data, units: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -44,17 +44,14 @@ def halves(corpus: Dataset) -> dict[str, Dataset]:
 
     Raises ValueError for fewer than four persons.
     """
-    if (persons := len(set(corpus["person_id"]))) < 4:
+    persons = sorted(set(corpus["person_id"]))
+    if len(persons) < 4:
         raise ValueError(
-            f"{persons} persons (or books) are too few to pre-train on some, train on others and hold out others: give "
-            "at least four, each in a file or with a person_id of its own"
+            f"{len(persons)} persons (or books) are too few to pre-train on some, train on others and hold out others: "
+            "give at least four, each in a file or with a person_id of its own"
         )
-    order = np.random.default_rng(0).permutation(sorted(set(corpus["person_id"])))
-    public = set(order[: len(order) // 2].tolist())
-    rows = {"public": [], "private": []}
-    for i, person in enumerate(corpus["person_id"]):
-        rows["public" if person in public else "private"].append(i)
-    return {name: corpus.select(chosen) for name, chosen in rows.items()}
+    public = np.isin(corpus["person_id"], np.random.default_rng(0).permutation(persons)[: len(persons) // 2])
+    return {"public": corpus.select(np.flatnonzero(public)), "private": corpus.select(np.flatnonzero(~public))}
 
 
 def split(setting: Setting, seed: int) -> tuple[Dataset, Dataset, Dataset | None]:
@@ -88,21 +85,19 @@ def _of_a_fixed_corpus(setting: Setting, seed: int) -> tuple[Dataset, Dataset]:
         rows = [row | {"person_id": row["record_id"]} for row in corpus]
         corpus = Dataset.from_list(rows, features=corpus.features)
     corpus = halves(corpus)[setting.half] if setting.half else corpus
-    persons = np.random.default_rng(seed).permutation(sorted(set(corpus["person_id"])))
-    rank = {person: i for i, person in enumerate(persons.tolist())}
-    person = list(corpus["person_id"])
-    order = sorted(range(len(corpus)), key=lambda i: (rank[person[i]], i))
-    others = {person[i] for i in order[: setting.heldout_records]}
+    person = pd.Series(list(corpus["person_id"]))
+    persons = np.random.default_rng(seed).permutation(sorted(set(person)))
+    order = person.map(dict(zip(persons, range(len(persons))))).sort_values(kind="stable").index
+    others = set(person[order[: setting.heldout_records]])
     if setting.heldout_share:
-        others = set(persons[: round(setting.heldout_share * len(persons))].tolist())
-    turn = pd.Series(person).groupby(person).cumcount()
-    order.sort(key=lambda i: turn[i])
+        others = set(persons[: round(setting.heldout_share * len(persons))])
+    order = person.groupby(person).cumcount()[order].sort_values(kind="stable").index
     train = [i for i in order if person[i] not in others][: setting.records]
     heldout = [i for i in order if person[i] in others][: setting.heldout_records]
-    if not train or not setting.heldout_records:
+    if not train:
         raise ValueError(
             f"{setting.corpus}: {len(corpus)} records of {len(persons)} persons leave nobody to train on after "
-            f"heldout_records={setting.heldout_records} (which must be at least 1)"
+            f"heldout_records={setting.heldout_records}; hold out fewer"
         )
     return corpus.select(train), corpus.select(heldout)
 

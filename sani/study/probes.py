@@ -4,7 +4,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
@@ -102,13 +101,3 @@ def _terms(tokenizer, corpus, blacklist, prompts) -> dict:
                 entry["ids"].add(tuple(ids[inside].tolist()))
                 entry["before"] = ids[: int(inside.argmax())].tolist()
     return found
-
-
-def subset_rates(units: pd.DataFrame, chosen: np.ndarray) -> dict[tuple[str, str], float]:
-    """Share predicted in place among chosen units of a report, by (kind, context); NaN where there are none."""
-    rates = {}
-    for kind in ("direct", "indirect", "all"):
-        of_kind = units[chosen & units["scored"] & (units["kind"].eq(kind) | (kind == "all"))]
-        for context, column in (("visible", "in_place"), ("isolated", "in_place_isolated")):
-            rates[kind, context] = float(of_kind[column].mean()) if len(of_kind) else float("nan")
-    return rates

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -143,9 +142,9 @@ def _unlearned(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
 
 def _options(setting: Setting, data: Data, run: Run, at: Sequence[int], thorough: Sequence[int]) -> dict:
     """How a run is trained, after which epochs it is measured, and after which of them thoroughly."""
-    return {
-        "learning_rate": setting.learning_rate, "batch_size": setting.batch_size, "seed": data.seed, "progress": False,
-        "run_dir": folder(setting, data.seed, run), "measure_at": at, "measure": measure(setting, data, thorough),
+    return setting.training | {
+        "seed": data.seed, "run_dir": folder(setting, data.seed, run),
+        "measure_at": at, "measure": partial(measure, setting, data, thorough),
     }  # fmt: skip
 
 
@@ -174,9 +173,8 @@ def _repair_blocks(setting: Setting, data: Data, run: Run) -> Dataset:
     return encode(corpus, data.tokenizer, listed, setting.block_size, progress=False)
 
 
-def _work(setting: Setting, seed: int, run: Run | None, threads: int) -> None:
+def _work(setting: Setting, seed: int, run: Run | None) -> None:
     """One task of a worker process: prepare a seed (run None), or make one run."""
-    torch.set_num_threads(threads)
     try:
         if run is None:
             prepare(setting, seed)
@@ -195,14 +193,14 @@ def complete(setting: Setting, seeds: Sequence[int], runs: Sequence[Run], jobs: 
     missing = [(seed, run) for seed in seeds for run in runs if not is_done(setting, seed, run)]
     if not missing:
         return 0
-    cost = {(seed, run): _epochs(setting, run) for seed, run in missing}
-    waves = [[(seed, None) for seed in dict.fromkeys(seed for seed, _ in missing)]]  # then the costliest first
-    for later in (False, True):
-        waves.append(sorted((task for task in missing if bool(task[1].start) == later), key=lambda task: -cost[task]))
+    missing.sort(key=lambda task: -_epochs(setting, task[1]))  # the costliest first
+    first, later = ([task for task in missing if bool(task[1].start) == started] for started in (False, True))
+    waves = [[(seed, None) for seed in sorted({seed for seed, _ in missing})], first, later]
     jobs = 1 if len(missing) == 1 else jobs
-    bar = tqdm(total=sum(cost.values()), unit="epoch", desc=f"{len(missing)} runs", disable=not progress, leave=False)
-    with bar:
-        side_by_side(partial(_work, setting), waves, jobs, lambda task: bar.update(cost.get(task, 0)))
+    total = sum(_epochs(setting, run) for _, run in missing)
+    with tqdm(total=total, unit="epoch", desc=f"{len(missing)} runs", disable=not progress, leave=False) as bar:
+        for (_, run), _ in side_by_side(partial(_work, setting), waves, jobs):
+            bar.update(_epochs(setting, run) if run else 0)
     return len(missing)
 
 

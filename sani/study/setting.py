@@ -2,14 +2,46 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import get_origin
 
+from ..erasure import TARGETS
 from ..models import is_causal
 from ..results.objectives import OBJECTIVES
+from ..runs import checked, one_of
 
 # After which share of the epochs of fine-tuning is measured: in A after 0, 4, 8, 16, 32, 64.
 TRAINED_AT = {"A": (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1), "B": (0, 1)}
 REPAIRED_AT = (0, 1, 2, 5, 13)  # in A; in B after each epoch
 KEPT_OUT = 0.5
+
+WORDS = {  # what some parameters may say; `preset`: the ledger's settings and notebooks/presets
+    "use_case": ("A", "B"), "half": ("private",), "target": TARGETS,
+    "preset": ("tiny", "tiny-gpt2", "tiny-stories", "paper-bert", "paper-gpt", "paper-pretrained"),
+}  # fmt: skip
+LEAST = dict.fromkeys(("seed", "jobs", "words", "epochs", "top"), 0) | {"block_size": 8, "k": 2}  # else 1
+SHARES = ("fraction", "heldout_share", "min_share")  # from 0 to 1; other numbers that are not whole are positive
+KINDS = {  # of parameters; a setting's fields are added below
+    **dict.fromkeys(("seed", "jobs", "k", "draws", "width", "layers", "public_records", "distillation_epochs"), int),
+    **dict.fromkeys(("short_epochs", "long_epochs", "distillation_rate", "temperature"), float),
+    **dict.fromkeys(("preset", "target", "blacklist_file"), str),
+    "reveal": bool,
+}
+
+
+def check(parameters: Mapping) -> dict:
+    """Those of some parameters that a study knows. Raises TypeError or ValueError for the first that cannot be."""
+    known = {name: parameters[name] for name in KINDS if name in parameters}
+    for name, value in known.items():
+        kind, least = KINDS[name], LEAST.get(name, 1)
+        if kind is int:
+            known[name] = checked(name, value, int, least, 2**31 - 1)
+        elif kind is float:
+            known[name] = checked(name, value, float, 0, 1) if name in SHARES else checked(name, value, float, above=0)
+        elif name in WORDS and not (name == "half" and value == ""):
+            one_of(name, value, WORDS[name])
+        else:
+            checked(name, value, kind)
+    return known
 
 
 @dataclass(frozen=True)
@@ -46,23 +78,28 @@ class Setting:
     emotion_records: int = 2000  # at most; two thirds to train on, one third to test on
     classifier_learning_rate: float = 3e-3
 
+    def __post_init__(self):
+        check(vars(self))
+        if self.use_case == "A" and not self.epochs:
+            raise ValueError("epochs=0 is for use case B, whose model has read the text; give at least 1")
+
     @classmethod
     def from_parameters(cls, parameters: Mapping, **more) -> "Setting":
         """The setting of a notebook: of its parameters (as a mapping, `globals()`) those that are fields, and `more`.
 
-        `preset` is the setting's name, and `classes` may be separated by commas. Raises TypeError for a value that no
-        parameter can have.
+        `preset` is the setting's name, and `classes` may be separated by commas. Raises TypeError or ValueError for a
+        value that a parameter cannot have, be it a field or not.
         """
-        known = {field.name for field in fields(cls)} - {"name"}
-        chosen = {name: value for name, value in parameters.items() if name in known} | more
-        if "preset" in parameters:
-            chosen.setdefault("name", parameters["preset"])
-        for name, value in chosen.items():
-            if not isinstance(value, (str, int, float, tuple)):
-                raise TypeError(f"{name} is a {type(value).__name__}; make the setting before the name is used anew")
-        if isinstance(classes := chosen.get("classes"), str):
-            chosen["classes"] = tuple(filter(None, classes.split(",")))
-        return cls(**chosen)
+        classes = parameters.get("classes", ())
+        classes = tuple(filter(None, classes.split(","))) if isinstance(classes, str) else classes
+        known = check({**parameters, "classes": classes, **more})
+        known["name"] = more.get("name", known.get("preset", cls.name))
+        return cls(**{field.name: known[field.name] for field in fields(cls) if field.name in known})
+
+    @property
+    def training(self) -> dict:
+        """The options of `fine_tune` that fine-tuning and repair share."""
+        return {"learning_rate": self.learning_rate, "batch_size": self.batch_size, "progress": False}
 
     @property
     def trained_at(self) -> list[int]:
@@ -91,6 +128,7 @@ class Setting:
         return OBJECTIVES[self.causal]
 
 
+KINDS |= {field.name: get_origin(field.type) or field.type for field in fields(Setting)}
 SETTINGS = {
     "tiny": Setting(),
     "tiny-gpt2": Setting(name="tiny-gpt2", model="tiny-gpt2", records=120, learning_rate=3e-4, batch_size=8),

@@ -8,7 +8,7 @@ from scipy import stats
 from sani.results import figures
 from sani.results.statistics import COMPARED, MARGIN, answers, spread, verdict
 from sani.runs import PACKAGE
-from sani.study import ablation
+from sani.study import ablation, grid
 from sani.study.ablation import Point, variant
 from sani.study.comparisons import differences, of_ablation
 from sani.study.setting import SETTINGS, Setting
@@ -128,7 +128,7 @@ def test_the_point_of_the_paper_is_what_sanitize_makes(monkeypatch):
     ):
         model = sanitize(leaky, data.raw, epochs=1, seed=0, **options | more)
         report = evaluate(model, data.raw, progress=False)
-        table = ablation.measure_point(SMALL, 0, point).set_index("metric")["value"]
+        table = grid.kept("ablation", ablation._measure, SMALL, 0, point).set_index("metric")["value"]
         assert table["regurgitation"] == report.regurgitation and table["utility"] == report.utility
 
 

@@ -184,9 +184,9 @@ def test_teachers_that_differ_in_the_first_phase_alone_stand_side_by_side():
 @pytest.mark.parametrize(
     ("plan", "setting", "said"),
     [
-        ({"temperature": 0.0}, {}, "temperature=0.0: distillation needs a positive"),
+        ({"temperature": 0.0}, {}, "temperature=0.0 is out of range: it must be more than 0"),
         ({"learning_rate": float("nan")}, {}, "learning_rate=nan"),
-        ({"epochs": -1}, {}, "epochs=-1"),
+        ({"epochs": 0}, {}, "distillation_epochs=0"),
         ({"width": 30}, {}, "a multiple of 4"),
         ({"width": 0}, {}, "width=0"),
         ({}, {"block_size": 256}, "128 positions"),

@@ -348,6 +348,26 @@ def test_bad_arguments_end_before_any_work(capsys):
     assert "choose another" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ('{"text": "Ann was seen.", "record_id": "%d"}', [], "4 records to train on by seed 0, none has annotated"),
+        ('{"text": "Ann was seen.", "person_id": "p", "record_id": "%d"}', [], "1 persons"),
+        ("", [], "empty"),
+        ("", ["--jobs", "-1"], "-1 is no whole number from 0 on"),
+        ("", ["--seeds", "1.5"], "1.5 is no whole number from 0 on"),
+    ],
+)
+def test_a_corpus_of_ones_own_is_refused_before_any_training(text, options, said, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(ledger, "pretrain", lambda *_, **__: pytest.fail("trained"))
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(text % i for i in range(16)) if text else "", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        command.main(["ledger", "--corpus", str(path), *options])
+    told = capsys.readouterr().err
+    assert said in told and "Ann" not in told
+
+
 def test_a_ledger_is_not_replaced_by_one_of_fewer_seeds(home, monkeypatch, capsys):
     (home / "figures").mkdir(parents=True)
     ledger.write(verdicts(made_up(), TINY))
@@ -374,7 +394,8 @@ def test_the_command_makes_runs_ledger_figures_and_tables(home, monkeypatch, cap
     small_study(monkeypatch, home)
     command.main(["ledger", "--seeds", "3", "3", "--jobs", "1"])
     told = capsys.readouterr().out
-    assert f"{len(study.all_runs(TINY))} runs made" in told and "undecided" in told
+    assert f"{len(study.all_runs(TINY))} runs made" in told
+    assert told.startswith("1 of the 5 seeds that a verdict needs: every claim will be undecided")
     table = pd.read_csv(home / "figures" / "claims.csv")
     assert set(table["verdict"]) == {"undecided"} and set(table["seeds"]) == {1}
     assert "C1" in (home / "figures" / "README.md").read_text(encoding="utf-8")

@@ -147,7 +147,7 @@ def test_a_fixed_corpus_is_split_by_person_and_seed(own):
     with pytest.raises(ValueError, match="leave nobody to train on after heldout_records=10"):
         prepare.split(replace(setting, heldout_records=10), 0)
     with pytest.raises(ValueError, match="heldout_records=0"):
-        prepare.split(replace(setting, heldout_records=0), 0)
+        replace(setting, heldout_records=0)
 
 
 def test_halves_share_no_person(own):
@@ -232,11 +232,11 @@ def test_side_by_side_gives_the_same_numbers(home, monkeypatch):
 def test_an_interrupted_study_goes_on(monkeypatch):
     real, calls = study._work, []
 
-    def stop_at_the_third(setting, seed, run, threads):
+    def stop_at_the_third(setting, seed, run):
         calls.append(run)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        real(setting, seed, run, threads)
+        real(setting, seed, run)
 
     monkeypatch.setattr(study, "_work", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -244,6 +244,12 @@ def test_an_interrupted_study_goes_on(monkeypatch):
     monkeypatch.setattr(study, "_work", real)
     assert study.is_done(TINY, 0, RUNS[0]) and not study.is_done(TINY, 0, RUNS[1])
     assert study.complete(TINY, [0], RUNS[:2], jobs=1, progress=False) == 1
+
+
+def test_a_number_of_processes_that_cannot_be_is_refused(monkeypatch):
+    monkeypatch.setattr(study, "_work", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match="jobs=-1"):
+        study.complete(TINY, [0], RUNS[:2], jobs=-1, progress=False)
 
 
 def test_a_diverging_run_is_named(monkeypatch):
@@ -293,13 +299,15 @@ def test_bare_prompts_by_a_rigged_model(monkeypatch):
 
 
 def test_rates_of_a_subset_by_hand():
-    from sani.study.probes import subset_rates
-
     units = pd.DataFrame({
         "kind": ["direct", "direct", "indirect", "none", "direct"], "scored": [True, True, True, False, True],
         "in_place": [True, False, True, False, True], "in_place_isolated": [False, False, True, False, True],
     })  # fmt: skip
-    rates = subset_rates(units, np.array([True, True, True, True, False]))
-    assert rates["direct", "visible"] == 0.5 and rates["direct", "isolated"] == 0.0
-    assert rates["indirect", "visible"] == 1.0 and rates["all", "visible"] == pytest.approx(2 / 3)
-    assert np.isnan(subset_rates(units, np.zeros(5, dtype=bool))["all", "visible"])
+
+    def rates(chosen):
+        return {(row["kind"], row["context"]): row["value"] for row in measure._rates("again", units, np.array(chosen))}
+
+    found = rates([True, True, True, True, False])
+    assert found["direct", "visible"] == 0.5 and found["direct", "isolated"] == 0.0
+    assert found["indirect", "visible"] == 1.0 and found["all", "visible"] == pytest.approx(2 / 3)
+    assert np.isnan(rates([False] * 5)["all", "visible"])

@@ -11,19 +11,57 @@ from sani.study.setting import SETTINGS, Setting
 
 
 def test_a_setting_is_what_a_notebook_s_parameters_say():
-    parameters = {"preset": "mine", "model": "tiny-gpt2", "records": 7, "seed": 3, "jobs": 0, "name": "another's"}
-    assert Setting.from_parameters(parameters) == Setting(name="mine", model="tiny-gpt2", records=7)
+    parameters = {"preset": "tiny-gpt2", "model": "tiny-gpt2", "records": 7, "seed": 3, "jobs": 0, "name": "another's"}
+    assert Setting.from_parameters(parameters) == Setting(name="tiny-gpt2", model="tiny-gpt2", records=7)
     assert Setting.from_parameters({}) == Setting() == SETTINGS["tiny"]
     found = Setting.from_parameters({"classes": "PER,LOC", "ner": "tiny-ner"}, use_case="B", records=9)
     assert found == Setting(use_case="B", ner="tiny-ner", classes=("PER", "LOC"), records=9)
     assert Setting.from_parameters({"classes": ""}).classes == ()
-    assert Setting.from_parameters({"preset": "mine"}, name="given").name == "given"
+    assert Setting.from_parameters({"preset": "tiny-gpt2"}, name="given").name == "given"
 
 
 def test_a_name_that_is_no_parameter_any_more_is_refused():
     """As in a notebook whose first cell is run again when `model` is a model."""
-    with pytest.raises(TypeError, match="model is a Setting"):
+    with pytest.raises(TypeError, match="model must be a text, not a Setting"):
         Setting.from_parameters({"model": Setting()})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "said"),
+    [
+        ({"half": "bogus"}, ValueError, "half 'bogus' is unknown; use one of private"),
+        ({"preset": "nope"}, ValueError, "preset 'nope' is unknown; use one of tiny, "),
+        ({"target": "nope"}, ValueError, "target 'nope' is unknown; use one of lm-head, "),
+        ({"seed": 1.5}, TypeError, "seed must be a whole number, not 1.5"),
+        ({"seed": -1}, ValueError, "seed=-1"),
+        ({"fraction": 2}, ValueError, "fraction=2 .* at most 1"),
+        ({"jobs": -1}, ValueError, "jobs=-1"),
+        ({"records": 0}, ValueError, "records=0"),
+        ({"heldout_records": True}, TypeError, "heldout_records must be a whole number"),
+        ({"epochs": "64"}, TypeError, "epochs must be a whole number, not a str"),
+        ({"epochs": 0}, ValueError, "epochs=0 is for use case B"),
+        ({"repair_epochs": 0}, ValueError, "repair_epochs=0"),
+        ({"learning_rate": "1e-5"}, TypeError, "learning_rate must be a number"),
+        ({"learning_rate": 0.0}, ValueError, "learning_rate=0.0 .* more than 0"),
+        ({"classifier_learning_rate": float("nan")}, ValueError, "classifier_learning_rate=nan"),
+        ({"reveal": "no"}, TypeError, "reveal must be True or False"),
+        ({"k": 1}, ValueError, "k=1"),
+        ({"draws": 0}, ValueError, "draws=0"),
+        ({"classes": 3}, TypeError, "classes must be a tuple"),
+        ({"corpus": None}, TypeError, "corpus must be a text"),
+        ({"width": 0}, ValueError, "width=0"),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_named(parameters, error, said):
+    with pytest.raises(error, match=said):
+        Setting.from_parameters(parameters)
+
+
+def test_a_setting_cannot_be_made_of_what_no_notebook_may_say():
+    for options in ({"use_case": "C"}, {"half": "public"}, {"min_share": 1.5}, {"top": -1}, {"block_size": 4}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            Setting(**options)
+    assert Setting(use_case="B", epochs=0, fraction=1).fraction == 1
 
 
 def reached(module: str) -> set[str]:
