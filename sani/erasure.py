@@ -7,7 +7,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from .models import clone, family, untie
+from .models import check_model, clone, family, untie
+from .runs import checked, one_of
 
 TARGETS = ("lm-head", "head-transform", "last-block-output", "last-block")
 FILLS = ("zero", "init", "pretrained")
@@ -47,6 +48,23 @@ def layers(model: PreTrainedModel, target: str) -> dict[str, Linear]:
     return dict(_linear_layers(model, block))
 
 
+def erasable(
+    model: PreTrainedModel, target: str, fraction: float, fill: str, reference: PreTrainedModel | None = None
+) -> dict[str, torch.Size]:
+    """The shapes (neurons, inputs) of the layers that `erase` would reset so, by name. Raises as it does."""
+    check_model(model)
+    one_of("fill", fill, FILLS)
+    checked("fraction", fraction, float, 0, 1)
+    shapes = {name: _matrix(layer).shape for name, layer in layers(model, target).items()}
+    if fill == "pretrained":
+        if reference is None:
+            raise ValueError('fill="pretrained" needs reference=, the model to take the rows from')
+        check_model(reference, "reference")
+        if {name: _matrix(layer).shape for name, layer in layers(reference, target).items()} != shapes:
+            raise ValueError("the reference model's layers differ in name or shape from the model's")
+    return shapes
+
+
 def erase(
     model: PreTrainedModel,
     target: str = "lm-head",
@@ -64,18 +82,11 @@ def erase(
     `reference`). With `scores`, a value for each neuron (n,) by name of the layer, those with the highest go instead of
     random ones. `lm-head` unties the output matrix from the input embeddings first. `block-0`, `block-1`, … name the
     blocks, for comparison.
-    Raises ValueError for an unknown target or fill, a fraction outside [0, 1], a missing or unlike reference or score.
-    Source: PAPER §3.2, §4.2.
+    Raises TypeError or ValueError for an unknown target or fill, a fraction outside [0, 1], no model, a missing or
+    unlike reference or score. Source: PAPER §3.2, §4.2.
     """
-    if fill not in FILLS:
-        raise ValueError(f"fill {fill!r} is unknown; use one of {', '.join(FILLS)}")
-    _check_shares(fraction=fraction)
-    shapes = {name: _matrix(layer).shape for name, layer in layers(model, target).items()}
-    if fill == "pretrained":
-        if reference is None:
-            raise ValueError('fill="pretrained" needs reference=, the model to take the rows from')
-        if {name: _matrix(layer).shape for name, layer in layers(reference, target).items()} != shapes:
-            raise ValueError("the reference model's layers differ in name or shape from the model's")
+    shapes = erasable(model, target, fraction, fill, reference)
+    generator = torch.Generator().manual_seed(checked("seed", seed, int, 0, 2**32 - 1))
     if scores is not None:
         found = {name: (len(score), bool(score.isfinite().all())) for name, score in scores.items()}
         if found != {name: (neurons, True) for name, (neurons, _) in shapes.items()}:
@@ -83,7 +94,6 @@ def erase(
     model = model if inplace else clone(model)
     if target == "lm-head":
         untie(model)
-    generator = torch.Generator().manual_seed(seed)
     for name, (neurons, _) in shapes.items():
         order = torch.randperm(neurons, generator=generator)
         if scores is not None:
@@ -100,13 +110,15 @@ def prune(
     """Per linear layer outside embeddings and output matrix: keep the top neurons by L2 norm, zero some of the rest.
 
     `keep` of the neurons are safe (at least one), `fraction` of the others are reset at random.
-    Raises ValueError for a share outside [0, 1]. Source: PAPER §4.1.5 and its reading in PAPER §3.
+    Raises TypeError or ValueError for a share outside [0, 1], or no model. Source: PAPER §4.1.5, read as in PAPER §3.
     """
-    _check_shares(fraction=fraction, keep=keep)
+    check_model(model)
     family(model)
+    for name, share in (("keep", keep), ("fraction", fraction)):
+        checked(name, share, float, 0, 1)
+    generator = torch.Generator().manual_seed(checked("seed", seed, int, 0, 2**32 - 1))
     model = model if inplace else clone(model)
     output = model.get_output_embeddings()
-    generator = torch.Generator().manual_seed(seed)
     for _, layer in _linear_layers(model):
         if layer is output:
             continue
@@ -149,9 +161,3 @@ def _reset(layer: Linear, rows, std: float, generator: torch.Generator, referenc
     matrix[rows] = weights.to(matrix)
     if layer.bias is not None:
         layer.bias[rows] = bias.to(layer.bias)
-
-
-def _check_shares(**shares: float) -> None:
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name}={share} is outside [0, 1]")

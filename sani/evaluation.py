@@ -71,12 +71,10 @@ class Report:
     ) -> tuple[float, float]:
         """Percentile bootstrap interval over records (2,000 draws) of `in_place`, `in_place_isolated` or `utility`."""
         units = self.units.assign(iterations=1)
-        one_of("metric", metric, ["utility", *units.columns.intersection([*CONTEXTS.values()])])
-        one_of("kind", kind, (*KINDS, "all"))
-        checked("level", level, float, 0, 1)
         if metric == "utility":
             chosen, part, whole = units["kind"] == "none", "correct", "tokens"
         else:
+            one_of("kind", kind, (*KINDS, "all"))
             chosen, part, whole = units["scored"] & _of_kind(units, kind), metric, "iterations"
         sums = units[chosen].groupby("record_id")[[part, whole]].sum().to_numpy(dtype=float)
         if len(sums) == 0:

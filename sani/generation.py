@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .blacklists import Blacklist
 from .blocks import special_ids
-from .models import family
+from .models import check_model, family, positions
+from .runs import checked
 
 
 def decoding_options(model: PreTrainedModel) -> dict:
@@ -39,9 +40,16 @@ def free_generation(
     Each sample goes on, by `length` tokens drawn from the `top_k` likeliest (Carlini et al. 2021, §4), from the first
     `prefix` tokens of one of the `texts`, dealt at random, or from nothing if there are none. Terms that the prefix
     holds do not count. A row per sample, int64: text (its number; −1 for nothing), hits, terms (different ones);
-    `attrs["terms"]`: different listed terms over all samples. Raises ValueError for a masked model, or if no text is
-    that long.
+    `attrs["terms"]`: different listed terms over all samples. Raises TypeError or ValueError, before any is drawn, for
+    bad arguments, a masked model, more tokens than it has positions, or if no text is as long as the prefix.
     """
+    check_model(model)
+    checked("blacklist", blacklist, Blacklist)
+    for name, value in dict(prefix=prefix, samples=samples, length=length, top_k=top_k, batch_size=batch_size).items():
+        checked(name, value, int, 1)
+    checked("seed", seed, int, 0, 2**32 - 1)
+    if isinstance(texts, str):
+        raise TypeError("texts must be a list of texts, not one text")
     if not family(model).causal:
         raise ValueError(f"a {model.config.model_type} does not generate text; free_generation is for causal models")
     begin, _, _ = special_ids(tokenizer)
@@ -49,6 +57,8 @@ def free_generation(
     usable = [i for i, ids in enumerate(starts) if len(ids) == prefix]
     if len(texts) and not usable:
         raise ValueError(f"none of the {len(texts)} texts has {prefix} tokens to start from; lower prefix=")
+    if (asked := 1 + (prefix if usable else 0) + length) > (limit := positions(model)):
+        raise ValueError(f"prefix and length make {asked} tokens, the model has {limit} positions; lower length=")
     order = np.random.default_rng(seed).permutation(usable) if usable else np.array([-1])
     chosen, rows, found = np.resize(order, samples).tolist(), [], set()
     bar = tqdm(range(0, samples, batch_size), "generate", unit="batch", delay=2, disable=not progress, leave=False)

@@ -7,7 +7,8 @@ from transformers import PreTrainedModel
 
 from .erasure import NEURONS, _matrix, layers
 from .models import activation_of, family
-from .predictions import layout, passes, portions
+from .predictions import check_blocks, layout, passes, portions
+from .runs import checked, one_of
 
 
 def magnitude(model: PreTrainedModel, target: str) -> dict[str, Tensor]:
@@ -27,7 +28,9 @@ def activation(
     absolute activations.
     Raises ValueError for blocks without a listed term, or with nothing else.
     """
-    units, causal = layout(blocks, -1 - seed), family(model).causal
+    check_blocks(model, blocks)
+    checked("batch_size", batch_size, int, 1)
+    units, causal = layout(blocks, -1 - checked("seed", seed, int, 0, 2**32 - 1)), family(model).causal
     counts, sums, outputs = torch.zeros(2, dtype=torch.float64), {}, {}
 
     def keep(name):
@@ -61,8 +64,6 @@ def scores_of(
 
     Raises ValueError for an unknown choice.
     """
-    if neurons not in NEURONS:
-        raise ValueError(f"neurons {neurons!r} is unknown; use one of {', '.join(NEURONS)}")
-    if neurons == "random":
+    if one_of("neurons", neurons, NEURONS) == "random":
         return None
     return magnitude(model, target) if neurons == "magnitude" else activation(model, blocks, target, progress=progress)

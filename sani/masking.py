@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from .runs import checked
+
 IGNORE = -100  # the label that PyTorch's cross-entropy skips
 
 
@@ -115,14 +117,15 @@ class DataCollatorForPPMLM:
     """Batches of blocks for any Hugging Face `Trainer` with `remove_unused_columns=False`; masks redrawn at each call.
 
     Returns input_ids, attention_mask and labels, int64 (batch, block_size).
-    Raises ValueError if the rows lack the columns of `sani.encode`, or the tokenizer a mask token.
+    Raises TypeError or ValueError for bad arguments, a tokenizer without mask token, rows without the columns of
+    `sani.encode`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int = 0, rate: float = 0.15):
-        if tokenizer.mask_token_id is None:
+        if checked("tokenizer", tokenizer, PreTrainedTokenizerBase).mask_token_id is None:
             raise ValueError("the tokenizer has no mask token: PPMLM needs one (BERT, RoBERTa, …)")
-        self.mask_token_id, self.seed, self.rate = tokenizer.mask_token_id, seed, rate
-        self.calls = 0
+        self.mask_token_id, self.calls = tokenizer.mask_token_id, 0
+        self.seed, self.rate = checked("seed", seed, int, 0, 2**32 - 1), checked("rate", rate, float, None, 1, 0)
 
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, Tensor]:
         batch = _batch(rows)
@@ -142,10 +145,9 @@ class DataCollatorForPPCLM:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        checked("tokenizer", tokenizer, PreTrainedTokenizerBase)
         if tokenizer.pad_token_id in (None, tokenizer.bos_token_id, tokenizer.eos_token_id):
-            raise ValueError(
-                "the tokenizer has no padding token of its own; load it with sani.load_model, which adds one"
-            )
+            raise ValueError("the tokenizer has no padding token of its own; load it with sani.load_model, to have one")
         self.pad_token_id = tokenizer.pad_token_id
 
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, Tensor]:

@@ -195,10 +195,9 @@ def best_tokens(model: PreTrainedModel, logits: Tensor, input_ids: Tensor, chose
     are (rows, length).
     """
     banned = getattr(model, "logit_filter", None)
-    if banned is not None and family(model).causal:
-        return banned.argmax_after(logits, input_ids, chosen)
     if banned is not None:
-        return banned.argmax(logits, unit_ids[chosen])
+        after = family(model).causal
+        return banned.argmax_after(logits, input_ids, chosen) if after else banned.argmax(logits, unit_ids[chosen])
     if logits.device.type == "cpu" and logits.dtype == torch.float32:  # NumPy is some ten times as fast here
         return torch.from_numpy(logits.numpy().argmax(axis=-1))
     return logits.argmax(dim=-1).cpu()

@@ -3,7 +3,10 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
+from types import MethodType
 from typing import NamedTuple
+from warnings import warn
 
 import torch
 from datasets import Dataset
@@ -11,10 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import blocks as blocks_
-from .erasure import erase, prune
+from .erasure import erasable, erase, prune
 from .importance import scores_of
-from .models import clone
-from .training import fine_tune, repair
+from .models import check_model, clone
+from .predictions import check_blocks
+from .runs import checked, one_of
+from .training import KINDS, Options, fine_tune, repair
 
 
 class LogitFilter:
@@ -22,11 +27,14 @@ class LogitFilter:
 
     As Hugging Face's bad-words filter does, the last token of a banned sequence is ruled out after its first ones.
     Held in memory beside the model, never saved: it would carry the terms in clear.
+    Raises ValueError for blocks without a listed term.
     """
 
     def __init__(self, blocks: Dataset):
         columns = blocks_.tensors(blocks, "input_ids", "unit_ids", "term_ids")
         listed = columns["term_ids"] >= 0
+        if not listed.any():
+            raise ValueError("the blocks hold no listed term, so there is none to ban; encode with another blacklist")
         units, ids = columns["unit_ids"][listed], columns["input_ids"][listed]
         last: dict[tuple[int, ...], set[int]] = defaultdict(set)
         for sequence in ids.split(torch.unique_consecutive(units, return_counts=True)[1].tolist()):
@@ -70,13 +78,12 @@ class Method(NamedTuple):
     """What a method does, in a line; the function that does it; which arguments it cannot do without, and why."""
 
     summary: str
-    run: Callable[
-        ..., PreTrainedModel
-    ]  # of the arguments of `sanitize` by name, and `repaired`, the repair it asks for
+    run: Callable[..., PreTrainedModel]  # of the arguments of `sanitize` by name, and `repaired`, the repair asked for
     needs: Mapping[str, str] = {}
 
 
 def _sani(model, blocks, target, fraction, fill, neurons, seed, base, options, repaired, **_) -> PreTrainedModel:
+    erasable(model, target, fraction, fill, base)
     scores = scores_of(model, blocks, target, neurons, options.get("progress", True))
     return repaired(erase(model, target, fraction, fill, seed, base, scores))
 
@@ -90,9 +97,15 @@ def _counterfactual(base, counterfactual_blocks, training_epochs, seed, options,
 
 
 def _logit_filter(model, blocks, **_) -> PreTrainedModel:
-    filtered = clone(model)
-    filtered.logit_filter = LogitFilter(blocks)
+    found, filtered = LogitFilter(blocks), clone(model)
+    filtered.logit_filter, filtered.save_pretrained = found, MethodType(_save_unfiltered, filtered)
     return filtered
+
+
+def _save_unfiltered(model: PreTrainedModel, *arguments, **options) -> None:
+    told = "the logit filter is not saved: whoever loads this model must filter it again, or it tells all it knows"
+    warn(told, stacklevel=2)
+    type(model).save_pretrained(model, *arguments, **options)
 
 
 BASE = {"base": "the model before fine-tuning"}
@@ -134,13 +147,24 @@ def sanitize(
     `sani.counterfactual(corpus, seed)`, and trains `training_epochs`. `logit-filter` returns the same weights with a
     filter that `evaluate` applies. target, fraction, fill: as in `erase`; `neurons` are the paper's `random` ones, the
     `magnitude` by their weights, or the most `activation` on listed terms; other options: as in `fine_tune`.
-    Raises ValueError for an unknown method or choice or a missing need, before any training.
+    Raises TypeError or ValueError for bad or missing arguments, those that the method ignores, and blocks that list
+    nothing, before any work.
     """
     asked = dict(locals())  # every argument by its name; a method takes those it needs
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} is unknown; use one of {', '.join(METHODS)}")
-    for name, what in METHODS[method].needs.items():
+    _, run, needs = METHODS[one_of("method", method, METHODS)]
+    reads, usual = signature(run).parameters.keys(), signature(sanitize).parameters
+    ignored = [name for name in {"target", "fraction", "fill", "neurons"} - reads if asked[name] != usual[name].default]
+    if ignored := ignored + [name for name in options if name != "progress" and not reads & {"options", "repaired"}]:
+        raise ValueError(f"method {method!r} ignores {', '.join(sorted(ignored))}; leave that out or use another method")
+    for name, what in needs.items():
         if asked[name] is None:
             raise ValueError(f"method {method!r} needs {name}=, {what}")
-    repaired = partial(repair, blocks=blocks, epochs=epochs, seed=seed, **options)
-    return METHODS[method].run(**asked, repaired=repaired)
+    for name, value in ({"epochs": epochs, "seed": seed} | options).items():
+        if one_of("option", name, Options.__dataclass_fields__) in KINDS and (name, value) != ("learning_rate", None):
+            checked(name, value, *KINDS[name])
+    info = check_blocks(model, blocks)
+    if base is not None:
+        check_model(base, "base")
+    if "repaired" in reads and not info["terms"]:
+        raise ValueError("the blocks list no term, so nothing would be forgotten; pass a blacklist to sani.encode")
+    return run(**asked, repaired=partial(repair, blocks=blocks, epochs=epochs, seed=seed, **options))

@@ -1,6 +1,7 @@
 """Erasure and pruning: which rows change, and that a saved model is the model."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ from transformers import (
     ModernBertForMaskedLM,
 )
 
-from sani import Blacklist, encode, erase, evaluate, prune, sanitize
+import sani
+from sani import Blacklist, encode, erase, evaluate, importance, prune, sanitize
 from sani.blocks import tensors
 from sani.erasure import FILLS, NEURONS, TARGETS, block_targets, layers
 from sani.importance import activation, magnitude
@@ -66,6 +68,12 @@ NAMES = {  # by hand, from the architectures
         )
     },
 }  # fmt: skip
+
+
+def spoiled(model):
+    with torch.no_grad():
+        model.cls.predictions.transform.dense.bias[3] = torch.nan
+    return model
 
 
 def values(model):
@@ -293,14 +301,19 @@ def test_pruning_keeps_the_largest_neurons_and_resets_a_fifth_of_the_rest():
             "one finite value per neuron",
         ),
         (
-            lambda m: sanitize(m, None, neurons="best"),
+            lambda m: importance.scores_of(m, None, "lm-head", "best"),
             "neurons 'best' is unknown; use one of random, magnitude, activation",
         ),
         (lambda m: erase(m, fill="noise"), "fill 'noise' is unknown; use one of zero, init, pretrained"),
-        (lambda m: erase(m, fraction=1.2), "fraction=1.2 is outside [0, 1]"),
-        (lambda m: erase(m, fraction=-0.1), "outside [0, 1]"),
-        (lambda m: erase(m, fraction=float("nan")), "outside [0, 1]"),
-        (lambda m: prune(m, keep=2), "outside [0, 1]"),
+        (lambda m: erase(m, fraction=1.2), "fraction=1.2 is out of range: it must be at least 0 and at most 1"),
+        (lambda m: erase(m, fraction=-0.1), "fraction=-0.1 is out of range"),
+        (lambda m: erase(m, fraction=float("nan")), "fraction=nan is out of range"),
+        (lambda m: erase(m, seed=-1), "seed=-1 is out of range"),
+        (lambda m: prune(m, keep=2), "keep=2 is out of range"),
+        (lambda m: prune(m, seed=1 << 32), "seed=4294967296 is out of range"),
+        (lambda m: erase(m.half()), "the model's weights are torch.float16 (bert.embeddings"),
+        (lambda m: prune(spoiled(m)), "no numbers (NaN or infinite, in cls.predictions.transform.dense.bias)"),
+        (lambda m: erase(m, fill="pretrained", reference=spoiled(make_model(40))), "the reference's weights are no"),
         (lambda m: erase(m, fill="pretrained"), "needs reference="),
         (lambda m: erase(m, fill="pretrained", reference=make_model(41)), "differ in name or shape"),
         (
@@ -311,4 +324,24 @@ def test_pruning_keeps_the_largest_neurons_and_resets_a_fifth_of_the_rest():
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
+        call(make_model(40))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: erase(m, fraction="half"), "fraction must be a number, not a str"),
+        (lambda m: erase(m, seed=None), "seed must be a whole number, not None"),
+        (lambda m: erase(m, seed=1.5), "seed must be a whole number, not 1.5"),
+        (lambda m: prune(m, fraction=True), "fraction must be a number, not True"),
+        (lambda m: prune("tiny-bert"), "the model is a str; load it with sani.load_model"),
+        (lambda m: erase(None), "the model is a NoneType; load it with sani.load_model"),
+        (lambda m: erase(m, fill="pretrained", reference="tiny-bert"), "the reference is a str"),
+        (lambda m: erase(SimpleNamespace(peft_config={})), "wrapped by PEFT; fold its adapter in first"),
+    ],
+)
+def test_bad_kinds_are_named_and_nothing_is_erased(call, message, monkeypatch):
+    monkeypatch.setattr(sani.erasure, "clone", None)
+    monkeypatch.setattr(sani.erasure, "_reset", None)
+    with pytest.raises(TypeError, match=re.escape(message)):
         call(make_model(40))

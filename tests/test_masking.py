@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_blocks import terms, texts, try_encode
 from transformers import Trainer, TrainingArguments
 
-from sani import Blacklist, DataCollatorForPPMLM, encode
+from sani import Blacklist, DataCollatorForPPCLM, DataCollatorForPPMLM, encode
 from sani.alignment import align
 from sani.blocks import tensors
 from sani.masking import IGNORE, mlm, ppmlm, uniform
@@ -122,3 +122,21 @@ def test_collator_needs_a_mask_token():
     tokenizer.mask_token = None
     with pytest.raises(ValueError, match="no mask token"):
         DataCollatorForPPMLM(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"rate": 2}, ValueError, "rate=2 is out of range"),
+        ({"rate": 0}, ValueError, "rate=0 is out of range"),
+        ({"rate": "0.15"}, TypeError, "rate must be a number, not a str"),
+        ({"seed": None}, TypeError, "seed must be a whole number, not None"),
+        ({"tokenizer": "tiny-bert"}, TypeError, "tokenizer must be a PreTrainedTokenizerBase, not a str"),
+    ],
+)
+def test_collators_name_bad_arguments(options, error, message, wordpiece):
+    with pytest.raises(error, match=message):
+        DataCollatorForPPMLM(**{"tokenizer": wordpiece} | options)
+    if "tokenizer" in options:
+        with pytest.raises(error, match=message):
+            DataCollatorForPPCLM(**options)

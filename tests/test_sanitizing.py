@@ -9,6 +9,7 @@ from test_training import same, weights
 
 import sani.training
 from sani import Blacklist, counterfactual, encode, erase, evaluate, fine_tune, prune, repair, sanitize
+from sani.models import clone
 from sani.sanitizing import METHODS
 
 OPTIONS = dict(learning_rate=1e-2, batch_size=2, progress=False)
@@ -43,17 +44,9 @@ def test_each_method_is_the_steps_it_names(corpus, wordpiece, blocks, base, leak
     assert expected.keys() == METHODS.keys()
     before = weights(leaky)
     for method, model in expected.items():
-        done = sanitize(
-            leaky,
-            blocks,
-            method,
-            epochs=2,
-            seed=3,
-            base=base,
-            counterfactual_blocks=other,
-            training_epochs=5,
-            **OPTIONS,
-        )
+        options = OPTIONS if method not in ("base", "logit-filter") else {"progress": False}
+        options = options | dict(seed=3, base=base, counterfactual_blocks=other, training_epochs=5)
+        done = sanitize(leaky, blocks, method, epochs=2, **options)
         assert same(done, model), method
         assert done is not leaky and done is not base
     assert all(torch.equal(before[name], value) for name, value in weights(leaky).items())
@@ -68,7 +61,12 @@ def test_sani_forgets_what_the_leaky_model_predicts(blocks, base, leaky):
 
 def test_the_filter_is_not_saved(blocks, leaky, tmp_path, wordpiece):
     filtered = sanitize(leaky, blocks, method="logit-filter")
-    filtered.save_pretrained(tmp_path)
+    with torch.no_grad(), pytest.warns(UserWarning, match="filter is not saved: whoever loads this model must filter"):
+        trained = clone(filtered)
+        trained.get_output_embeddings().bias.add_(1)
+        trained.save_pretrained(tmp_path)
+    saved = type(leaky).from_pretrained(tmp_path)
+    assert same(saved, trained) and not same(saved, filtered), "a copy saves itself"
     assert {p.name for p in tmp_path.iterdir()} - {"home"} == {"config.json", "model.safetensors"}
     assert "filter" not in (tmp_path / "config.json").read_text()
 
@@ -82,13 +80,32 @@ def test_the_filter_is_not_saved(blocks, leaky, tmp_path, wordpiece):
         ({"method": "counterfactual"}, "needs base="),
         ({"method": "counterfactual", "base": True}, "needs counterfactual_blocks="),
         ({"target": "head"}, "target 'head' is unknown"),
-        ({"fraction": 2}, "outside [0, 1]"),
+        ({"fraction": 2}, "fraction=2 is out of range"),
+        ({"fraction": "half", "neurons": "activation"}, "fraction must be a number, not a str"),
         ({"fill": "pretrained"}, "needs reference="),
+        ({"neurons": "best"}, "neurons 'best' is unknown; use one of random, magnitude, activation"),
+        ({"seed": 1.5}, "seed must be a whole number, not 1.5"),
+        ({"epochs": -1, "method": "pruning"}, "epochs=-1 is out of range"),
+        ({"batch_size": 0}, "batch_size=0 is out of range"),
+        ({"learnin_rate": 1e-3}, "option 'learnin_rate' is unknown; use one of objective, epochs, learning_rate"),
+        ({"method": "pruning", "fraction": 0.3, "fill": "init"}, "method 'pruning' ignores fill, fraction; leave that"),
+        ({"method": "logit-filter", "learning_rate": 1e-3}, "method 'logit-filter' ignores learning_rate"),
+        ({"base": "tiny-bert"}, "the base is a str; load it with sani.load_model"),
+        ({"model": "tiny-bert"}, "the model is a str; load it with sani.load_model"),
     ],
 )
-def test_bad_arguments_are_named_before_any_training(options, message, blocks, base, monkeypatch):
-    monkeypatch.setattr(sani.training, "logits_at", None)
-    if "base" in options:
+def test_bad_arguments_are_named_before_any_work(options, message, blocks, base, monkeypatch):
+    for module, name in ((sani.erasure, "_reset"), (sani.importance, "portions"), (sani.training, "logits_at")):
+        monkeypatch.setattr(module, name, None)
+    if options.get("base") is True:
         options = options | {"base": base}
-    with pytest.raises(ValueError, match=re.escape(message)):
-        sanitize(base, blocks, **options)
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        sanitize(**{"model": base, "blocks": blocks} | options)
+
+
+@pytest.mark.parametrize("method", ["sani", "repair-only", "pruning", "retrain-at-equal-cost", "logit-filter"])
+def test_blocks_that_list_nothing_are_refused_before_any_work(method, corpus, wordpiece, base, monkeypatch):
+    monkeypatch.setattr(sani.erasure, "clone", None)
+    monkeypatch.setattr(sani.sanitizing, "clone", None)
+    with pytest.raises(ValueError, match="no term, so nothing would be forgotten|hold no listed term"):
+        sanitize(base, encode(corpus, wordpiece, block_size=32), method, base=base)
