@@ -426,10 +426,24 @@ def test_free_generation_finds_what_a_model_knows_by_heart(parrot):
     filtered = sani.sanitize(model, blocks, "logit-filter")
     silent = free_generation(filtered, tokenizer, blacklist, corpus["text"], **options)
     assert silent["hits"].sum() == 0
-    with pytest.raises(ValueError, match="causal models"):
-        free_generation(make_model(100), tokenizer, blacklist)
-    with pytest.raises(ValueError, match="none of the 2 texts has 999 tokens"):
-        free_generation(model, tokenizer, blacklist, corpus["text"], prefix=999)
+    cases = {
+        "is for causal models": {"model": make_model(100)},
+        "none of the 2 texts has 999 tokens": {"prefix": 999},
+        "make 65 tokens, the model has 64 positions; lower length=": {"prefix": 3, "length": 61},
+        "make 66 tokens": {"texts": [], "length": 65},
+        "texts must be a list of texts": {"texts": "The patient"},
+        "the model is a str": {"model": "tiny-gpt2"},
+        "weights are torch.bfloat16": {"model": new_model("gpt2", len(tokenizer)).bfloat16()},
+        "blacklist must be a Blacklist, not a list": {"blacklist": ["John Smith"]},
+        "seed must be a whole number, not None": {"seed": None},
+        "length must be a whole number, not 2.5": {"length": 2.5},
+    } | {f"{name}=0 is out of range": {name: 0} for name in ("prefix", "samples", "length", "top_k", "batch_size")}
+    usual = {"model": model, "tokenizer": tokenizer, "blacklist": blacklist, "texts": corpus["text"]}
+    for message, options in cases.items():
+        with pytest.raises((TypeError, ValueError), match=message):
+            free_generation(**usual | options)
+    # As many as there are positions will do.
+    assert len(free_generation(model, tokenizer, blacklist, corpus["text"], prefix=3, length=60, samples=1)) == 1
 
 
 def test_logit_filter_completes_no_listed_term(parrot):

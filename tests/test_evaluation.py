@@ -1,5 +1,7 @@
 """`evaluate` against a slow, obvious reference: count by count, unit by unit."""
 
+import copy
+import json
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -13,7 +15,7 @@ from test_blocks import terms, texts, try_encode
 
 import sani.evaluation
 from sani import Blacklist, encode, evaluate, fine_tune, sanitize
-from sani.blocks import tensors
+from sani.blocks import info, tensors
 from sani.predictions import FOLDS
 
 KIND = {0: "none", 1: "direct", 2: "indirect", 3: "confidential"}
@@ -281,17 +283,64 @@ def test_nothing_sensitive_is_no_number_not_a_zero(wordpiece):
     assert np.isnan(report.privacy) and report.utility >= 0 and len(report.terms) == 0
 
 
-def test_bad_input_is_named(corpus, wordpiece):
+def told(blocks, **more):
+    """The same blocks, described otherwise."""
+    again = blocks.select(range(len(blocks)))
+    again.info.description = json.dumps(info(blocks) | more)
+    return again
+
+
+def test_bad_input_is_named_before_anything_is_predicted(corpus, wordpiece, monkeypatch):
     blacklist = Blacklist.from_annotations(corpus)
     blocks = encode(corpus, wordpiece, blacklist, block_size=40)
-    model = make_model(len(wordpiece))
-    with pytest.raises(ValueError, match="the model\nknows|encode the corpus with the model's own tokenizer"):
-        evaluate(make_model(20), blocks)
-    with pytest.raises(ValueError, match="needs blacklist="):
-        evaluate(model, blocks, reveal=True)
-    with pytest.raises(ValueError, match="not the one"):
-        evaluate(model, blocks, blacklist=Blacklist(["smith"]), reveal=True)
+    model, roberta = make_model(len(wordpiece)), make_roberta(len(wordpiece))
+    report = evaluate(model, blocks)
+    other = encode(corpus.select([1, 0, 2, 3]), wordpiece, blacklist, block_size=40)
+    same_length = Blacklist([f"falconer {i}" for i in range(len(blacklist))])
+    assert len(same_length) == len(blacklist)
+    known, of_another = copy.deepcopy(model), told(blocks, vocabulary="another")
+    known.vocabulary = "its own"
+    spoiled = make_model(len(wordpiece))
+    with torch.no_grad():
+        spoiled.get_output_embeddings().bias[7] = torch.nan
+    monkeypatch.setattr(sani.predictions, "logits_at", None)
+    cases = {
+        "knows 20; encode the corpus with the model's own tokenizer": (make_model(20), blocks),
+        "which is not the model's.*own tokenizer": (known, of_another),
+        "needs blacklist=": (model, blocks, {"reveal": True}),
+        "reveal must be True or False": (model, blocks, {"reveal": "no"}),
+        "the blacklist is not the one": (model, blocks, {"blacklist": Blacklist(["smith"]), "reveal": True}),
+        "not the one the blocks were": (
+            model, told(blocks, blacklist=blacklist.fingerprint), {"blacklist": same_length, "reveal": True},
+        ),
+        "blacklist must be a Blacklist, not a list": (model, blocks, {"blacklist": ["smith"]}),
+        "the blocks are empty": (model, blocks.select([])),
+        "these are not blocks; make them with sani.encode": (model, corpus),
+        "the model is a str; load it with sani.load_model": ("tiny-bert", blocks),
+        "the model's weights are torch.bfloat16": (make_model(len(wordpiece)).bfloat16(), blocks),
+        "the model's weights are no numbers": (spoiled, blocks),
+        "the base's weights are no numbers": (model, blocks, {"base": spoiled}),
+        "base is a str": (model, blocks, {"base": "tiny-bert"}),
+        "measured on other blocks": (model, other, {"base": report}),
+        "block_size 64 exceeds the model's 63 positions": (
+            make_model(len(wordpiece), positions=63), encode(corpus, wordpiece, blacklist, block_size=64),
+        ),
+        "exceeds the model's 78 positions": (roberta, told(blocks, block_size=79)),
+        "batch_size=0 is out of range": (model, blocks, {"batch_size": 0}),
+        "batch_size must be a whole number, not 2.5": (model, blocks, {"batch_size": 2.5}),
+        "seed must be a whole number, not None": (model, blocks, {"seed": None}),
+        "not blocks": (model, blocks, {"heldout": corpus}),
+    }  # fmt: skip
+    for message, (of, rows, *options) in cases.items():
+        with pytest.raises((TypeError, ValueError), match=message):
+            evaluate(of, rows, **(options[0] if options else {}))
     with pytest.raises(KeyError, match="see report.counts"):
-        evaluate(model, blocks).value("accuracy")
-    with pytest.raises(ValueError, match="blocks are empty"):
-        evaluate(model, blocks.select([]))
+        report.value("accuracy")
+    with pytest.raises(ValueError, match="kind 'Direct' is unknown; use one of direct"):
+        report.interval(kind="Direct")
+    monkeypatch.undo()
+    for fitting in (told(blocks, vocabulary="its own"), blocks):  # blocks of an earlier version tell nothing of it
+        assert evaluate(known, fitting).counts.equals(report.counts)
+    assert (
+        "term" in evaluate(model, told(blocks, blacklist=blacklist.fingerprint), blacklist=blacklist, reveal=True).terms
+    )

@@ -5,11 +5,19 @@ import re
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
-from transformers import BertConfig, BertForSequenceClassification, BertModel, T5Config, T5ForConditionalGeneration
+from conftest import make_model, make_roberta, make_tokenizer
+from test_causal import new_model
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    ByT5Tokenizer,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from sani import load_model
-from sani.models import hidden_states, logits_at
+from sani.models import hidden_states, logits_at, positions
 
 
 @pytest.fixture
@@ -53,12 +61,64 @@ def ask_for_code(folder):
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForMaskedLM": "evil.Model"}}))
 
 
+def damage(folder):
+    half = (folder / "model.safetensors").read_bytes()[:2000]
+    (folder / "model.safetensors").write_bytes(half)
+
+
+def lose_a_shard(folder):
+    make_model(160).save_pretrained(folder, max_shard_size="10KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    sorted(folder.glob("model-*.safetensors"))[-1].unlink()
+
+
+def no_number(folder):
+    model = make_model(160)
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.weight[0, 0] = torch.inf
+    model.save_pretrained(folder)
+
+
+def change(file, **values):
+    """What sets values of a JSON file; None deletes one."""
+
+    def spoil(folder):
+        found = json.loads((folder / file).read_text()) | values
+        (folder / file).write_text(json.dumps({name: value for name, value in found.items() if value is not None}))
+
+    return spoil
+
+
+def no_tokenizer(folder):
+    for path in folder.glob("*token*"):
+        path.unlink()
+
+
+def slow_tokenizer(folder):
+    no_tokenizer(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (no_tokenizer, r"the tokenizer \(tokenizer.json, vocab.txt, …\) is missing; save the model's own beside it"),
+        (slow_tokenizer, "a ByT5Tokenizer is slow"),
+        (change("tokenizer_config.json", mask_token=None), "a tokenizer without mask token; save the model's own"),
+        (
+            lambda f: (f / "tokenizer.json").write_text("{"),
+            "AutoTokenizer cannot read .*missing, damaged or of another",
+        ),
+        (lambda f: make_model(40).save_pretrained(f), "a tokenizer of 160 tokens for a model of 40"),
+        (damage, "AutoModelForMaskedLM cannot read .*SafetensorError.*a file is missing, damaged or of another model"),
+        (lose_a_shard, "No such file or directory.*safetensors.*a file is missing, damaged"),
+        (no_number, r"no numbers \(NaN or infinite, in bert.encoder.layer.1.output.dense.weight\)"),
+        (change("config.json", num_hidden_layers=3), r"hold no such layer \(missing bert.encoder.layer.2.*be random"),
+        (change("config.json", hidden_size=32), "AutoModelForMaskedLM cannot read .*of another model"),
+        (lambda f: (f / "config.json").write_text("{"), "AutoConfig cannot read .*needed are config.json"),
         (refuse_pickles, r"weights are pickled \(pytorch_model.bin\).*refused; convert them"),
         (ask_for_code, "run code of its own"),
-        (lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors"),
+        (lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors.*needed are"),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
     ],
 )
@@ -72,8 +132,33 @@ def test_names_that_are_nothing(tmp_path):
     for name in (tmp_path / "nowhere", "./nowhere", "a/b/c"):
         with pytest.raises(FileNotFoundError, match="no folder .*shipped names are .*tiny-bert"):
             load_model(name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").touch()
+    for name, message in (("empty", "holds no config.json"), ("notes.txt", "is a file; name a folder")):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            load_model(tmp_path / name)
+    for name in (None, 3, ""):
+        with pytest.raises(TypeError, match="model must be the path of a folder"):
+            load_model(name)
     with pytest.raises(ValueError, match="is not a shipped name .*tiny-bert.*not a local folder"):
         load_model("tiny-bart")
+
+
+def test_a_folder_without_the_tokenizer_of_a_causal_model(tmp_path):
+    for kind in ("gpt2", "llama"):  # transformers makes an empty tokenizer for the one, and none for the other
+        new_model(kind, 160).save_pretrained(tmp_path / kind)
+        with pytest.raises(ValueError, match="tokenizer.json.*save"):
+            load_model(tmp_path / kind)
+
+
+def test_positions_are_the_rows_a_model_can_read():
+    for model, limit in ((make_model(160), 64), (make_roberta(160), 78), (new_model("gpt2", 160), 64)):
+        assert positions(model) == limit
+        ids = torch.full((1, limit + 1), 5)
+        with torch.no_grad():
+            model(ids[:, 1:])
+            with pytest.raises((IndexError, RuntimeError)):
+                model(ids)
 
 
 def test_models_without_an_lm_head(folder):
