@@ -113,7 +113,6 @@ def prune(
     Raises TypeError or ValueError for a share outside [0, 1], or no model. Source: PAPER §4.1.5, read as in PAPER §3.
     """
     check_model(model)
-    family(model)
     for name, share in (("keep", keep), ("fraction", fraction)):
         checked(name, share, float, 0, 1)
     generator = torch.Generator().manual_seed(checked("seed", seed, int, 0, 2**32 - 1))

@@ -236,13 +236,12 @@ def _count(units: pd.DataFrame) -> list[dict]:
 def _by_kind(units, values, metric, context, weight=None) -> list[dict]:
     """Rows of a metric by kind and spans: the sum of values over units, of as much weight (their number if None)."""
     weight = pd.Series(1, index=units.index) if weight is None else weight
-    rows = []
-    for kind in (*KINDS, "all"):
-        of_kind = _of_kind(units, kind)
-        for spans, chosen in (("scored", of_kind & units["scored"]), ("matched", of_kind)):
-            if kind == "all" or of_kind.any():
-                rows.append(_row(kind, spans, context, metric, values[chosen].sum(), weight[chosen].sum()))
-    return rows
+    kinds = {kind: of_kind for kind in (*KINDS, "all") if (of_kind := _of_kind(units, kind)).any() or kind == "all"}
+    return [
+        _row(kind, spans, context, metric, values[chosen].sum(), weight[chosen].sum())
+        for kind, of_kind in kinds.items()
+        for spans, chosen in (("scored", of_kind & units["scored"]), ("matched", of_kind))
+    ]
 
 
 def _of_kind(units: pd.DataFrame, kind: str) -> pd.Series:

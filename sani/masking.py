@@ -117,8 +117,7 @@ class DataCollatorForPPMLM:
     """Batches of blocks for any Hugging Face `Trainer` with `remove_unused_columns=False`; masks redrawn at each call.
 
     Returns input_ids, attention_mask and labels, int64 (batch, block_size).
-    Raises TypeError or ValueError for bad arguments, a tokenizer without mask token, rows without the columns of
-    `sani.encode`.
+    Raises TypeError or ValueError for bad arguments, a tokenizer without mask token, rows not of `sani.encode`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int = 0, rate: float = 0.15):

@@ -64,7 +64,8 @@ FAMILIES = {
 def check_model(model, name: str = "model") -> None:
     """Raise TypeError for what is no model of transformers', or is wrapped by PEFT; ValueError for unfit weights.
 
-    Weights fit if they are float32 (or float64) and finite: what half precision rounds away reads as forgotten.
+    Weights fit if they are float32 (or float64) and finite: what half precision rounds away reads as forgotten. Raises
+    what `family` raises.
     """
     if hasattr(model, "peft_config"):
         raise TypeError(f"the {name} is wrapped by PEFT; fold its adapter in first: {name}.merge_and_unload()")
@@ -75,6 +76,7 @@ def check_model(model, name: str = "model") -> None:
             raise ValueError(f"the {name}'s weights are {weight.dtype} ({layer}); pass {name}.float(), or load it anew")
         if not weight.isfinite().all():
             raise ValueError(f"the {name}'s weights are no numbers (NaN or infinite, in {layer}); use an earlier state")
+    family(model)
 
 
 def family(model: PreTrainedModel) -> Family:
@@ -156,7 +158,6 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
         raise ValueError(f"{name}: {wrong[0]}; save the model's own beside it by tokenizer.save_pretrained(folder)")
     loader = AutoModelForCausalLM if causal else AutoModelForMaskedLM
     model, report = read(loader, name, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
-    family(model)
     if missing := sorted(report["missing_keys"]):
         head = not all(key.startswith(model.base_model_prefix + ".") for key in missing)
         raise ValueError(
@@ -171,10 +172,7 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
 
 
 def read(kind, name: str | Path, **more):
-    """`from_pretrained` of a shipped name, folder or Hub id: safetensors only, no code of the model's own.
-
-    Raises ValueError for what cannot be read, and what `source` raises.
-    """
+    """`from_pretrained` of a shipped name, folder or Hub id, running no code of its own. Raises as `load_model`."""
     where, options = source(name)
     try:
         return kind.from_pretrained(where, **options, **more)
@@ -195,10 +193,7 @@ def is_causal(name: str | Path) -> bool:
 
 
 def source(name: str | Path) -> tuple[str, dict]:
-    """Folder or Hub id of a model, and the options to load it with.
-
-    Raises TypeError for no path, ValueError or FileNotFoundError for a file or a folder that holds no such model.
-    """
+    """Folder or Hub id of a model, and the options to load it with. Raises TypeError, ValueError, FileNotFoundError."""
     folder = weights_folder() / str(name) if str(name) in shipped() else named_folder(name, "model")
     local = folder.is_dir()
     if not local and (folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1):

@@ -25,12 +25,16 @@ LOGITS = 1 << 27  # at once, for a causal model, which is asked for every token 
 
 
 def check_blocks(model: PreTrainedModel, blocks: Dataset, name: str = "model") -> dict:
-    """What `blocks.info` tells of blocks that a model can read.
+    """What `blocks.info` tells of blocks. Raises TypeError or ValueError for what a model cannot read.
 
-    Raises TypeError or ValueError for what is no model or no blocks, for blocks of another tokenizer than the model's
-    own, as far as that shows, and for rows longer than its positions.
+    The model is unfit (`check_model`), the blocks come from another tokenizer, as far as that shows, or a row is longer
+    than its positions.
     """
     check_model(model, name)
+    if not isinstance(blocks, Dataset):
+        raise TypeError(
+            f"blocks is a {type(blocks).__name__}; make them with sani.encode(corpus, tokenizer, blacklist)"
+        )
     info, config = blocks_.info(blocks), model.config
     known = {info.get("vocabulary"), getattr(model, "vocabulary", None)} - {None}
     if info["causal"] != family(model).causal or config.vocab_size < info["vocab_size"] or len(known) > 1:

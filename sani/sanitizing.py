@@ -26,8 +26,7 @@ class LogitFilter:
     """Bans the listed terms of some blocks at decoding: the next best token is taken where one would be completed.
 
     As Hugging Face's bad-words filter does, the last token of a banned sequence is ruled out after its first ones.
-    Held in memory beside the model, never saved: it would carry the terms in clear.
-    Raises ValueError for blocks without a listed term.
+    Held in memory beside the model, never saved: it would carry the terms in clear. Raises ValueError if there is none.
     """
 
     def __init__(self, blocks: Dataset):
@@ -155,7 +154,7 @@ def sanitize(
     reads, usual = signature(run).parameters.keys(), signature(sanitize).parameters
     ignored = [name for name in {"target", "fraction", "fill", "neurons"} - reads if asked[name] != usual[name].default]
     if ignored := ignored + [name for name in options if name != "progress" and not reads & {"options", "repaired"}]:
-        raise ValueError(f"method {method!r} ignores {', '.join(sorted(ignored))}; leave that out or use another method")
+        raise ValueError(f"method {method!r} ignores {', '.join(sorted(ignored))}; leave it out")
     for name, what in needs.items():
         if asked[name] is None:
             raise ValueError(f"method {method!r} needs {name}=, {what}")

@@ -315,6 +315,7 @@ def test_bad_input_is_named_before_anything_is_predicted(corpus, wordpiece, monk
         ),
         "blacklist must be a Blacklist, not a list": (model, blocks, {"blacklist": ["smith"]}),
         "the blocks are empty": (model, blocks.select([])),
+        "blocks is a list; make them with sani.encode": (model, [blocks]),
         "these are not blocks; make them with sani.encode": (model, corpus),
         "the model is a str; load it with sani.load_model": ("tiny-bert", blocks),
         "the model's weights are torch.bfloat16": (make_model(len(wordpiece)).bfloat16(), blocks),

@@ -88,7 +88,7 @@ def test_the_filter_is_not_saved(blocks, leaky, tmp_path, wordpiece):
         ({"epochs": -1, "method": "pruning"}, "epochs=-1 is out of range"),
         ({"batch_size": 0}, "batch_size=0 is out of range"),
         ({"learnin_rate": 1e-3}, "option 'learnin_rate' is unknown; use one of objective, epochs, learning_rate"),
-        ({"method": "pruning", "fraction": 0.3, "fill": "init"}, "method 'pruning' ignores fill, fraction; leave that"),
+        ({"method": "pruning", "fraction": 0.3, "fill": "init"}, "method 'pruning' ignores fill, fraction; leave it"),
         ({"method": "logit-filter", "learning_rate": 1e-3}, "method 'logit-filter' ignores learning_rate"),
         ({"base": "tiny-bert"}, "the base is a str; load it with sani.load_model"),
         ({"model": "tiny-bert"}, "the model is a str; load it with sani.load_model"),
