@@ -4,8 +4,7 @@ import copy
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import pandas as pd
@@ -13,9 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..blacklists import Blacklist, is_number
+from ..blacklists import Blacklist
 from ..blocks import special_ids
-from ..models import family, head_logits, hidden_states
+from ..models import family, hidden_states, logits_at
+from ..predictions import evaluating
+from ..selection import is_number
 
 ANSWERS = ["blank", "model", "rank", "prediction", "probability", "listed", "mass", "seconds"]
 LONGEST = 8  # tokens of a word that a causal model says
@@ -43,7 +44,7 @@ class Listed:
     @cached_property
     def sequences(self) -> list[tuple[int, ...]]:
         """The token ids of every term in every way it may be written, sorted."""
-        ways = (str,) if self.blacklist.case_sensitive else (str, str.lower, str.upper, str.title)
+        ways = (str,) if self.blacklist.rules.case_sensitive else (str, str.lower, str.upper, str.title)
         written = sorted({lead + way(term) for term in self.terms for way in ways for lead in ("", " ")})
         unknown, found = self.tokenizer.unk_token_id, set()
         for first in range(0, len(written), AT_ONCE):
@@ -57,15 +58,15 @@ class Listed:
         pieces = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
         # Byte-level vocabularies write a line end as a letter, others drop the space of a token that stands alone.
         texts = self.tokenizer.batch_decode([[i] for i in range(len(pieces))])
-        first = [text[:1] for text in texts]
-        return torch.tensor(
-            [(c.isalnum() or c == UNFINISHED) and not SPACE.match(p) for c, p in zip(first, pieces, strict=True)]
-        )
+        letters = [text[:1].isalnum() or text[:1] == UNFINISHED for text in texts]
+        return torch.tensor([letter and not SPACE.match(piece) for letter, piece in zip(letters, pieces, strict=True)])
 
-    def goes_on(self, size: int) -> Tensor:
-        """Which tokens of a model's vocabulary of some size make the word before them longer."""
-        known = self._goes_on[:size]
-        return torch.cat([known, known.new_zeros(size - len(known))])
+    def goes_on(self, model: PreTrainedModel) -> Tensor:
+        """Which tokens of a model's vocabulary make the word before them longer."""
+        found = torch.zeros(model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
+        known = self._goes_on[: len(found)]
+        found[: len(known)] = known
+        return found.to(model.device)
 
     def mark(self, tokens: Sequence[int]) -> str:
         """`term` for words that hold a listed term, `part` for some of the words of one, else ""."""
@@ -103,10 +104,10 @@ def compare(
     causal = family(next(iter(models.values()))).causal
     longest = min(tokenizer.model_max_length, *(model.config.max_position_embeddings for model in models.values()))
     rows, warm = [], False
-    ids = _prompt(tokenizer, text, longest, listed) if causal else _blanks(tokenizer, text, longest)
+    ids = _ids(text, listed, longest, causal)
+    predict, weigh = (_next_words, _mass_next) if causal else (_fillings, _mass_filled)
     for name, model in models.items():
-        predict, weigh = (_next_words, _mass_next) if causal else (_fillings, _mass_filled)
-        with _evaluating(model):
+        with evaluating(model):
             here = ids.to(model.device)
             for _ in range(1 if warm else 2):  # the first pass of a process is slower than any other
                 started = time.perf_counter()
@@ -120,45 +121,27 @@ def compare(
     return pd.DataFrame(rows, columns=ANSWERS)
 
 
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    training = model.training
-    try:
-        model.eval()
-        yield
-    finally:
-        model.train(training)
-
-
-def _blanks(tokenizer, text: str, longest: int) -> Tensor:
-    """Token ids (1, length) of a text with masks."""
-    ids = tokenizer(text, return_tensors="pt", verbose=False)["input_ids"]
-    _check_length(ids, longest)
-    if not (ids == tokenizer.mask_token_id).any():
-        raise ValueError(f"nothing to fill in: write {tokenizer.mask_token} where a word is to be predicted")
-    return ids
-
-
-def _prompt(tokenizer, text: str, longest: int, listed: Listed) -> Tensor:
-    """Token ids (1, length) of a text to go on from, with room for a listed term after it."""
-    if not text.strip():
+def _ids(text: str, listed: Listed, longest: int, causal: bool) -> Tensor:
+    """Token ids (1, length) of a text with masks, or of one to go on from, with room for a listed term after it."""
+    tokenizer = listed.tokenizer
+    if causal and not text.strip():
         raise ValueError("nothing to go on from: write the beginning of a text")
-    ids = [special_ids(tokenizer)[0], *tokenizer(text.rstrip(" "), add_special_tokens=False)["input_ids"]]
-    ids = torch.tensor([ids])
-    _check_length(ids, longest - max([LONGEST, *map(len, listed.sequences)]))
-    return ids
-
-
-def _check_length(ids: Tensor, longest: int) -> None:
-    if ids.shape[1] > longest:
-        raise ValueError(f"the text has {ids.shape[1]} tokens, the models take {longest} of it; shorten it")
+    if causal:
+        ids = [special_ids(tokenizer)[0], *tokenizer(text.rstrip(" "), add_special_tokens=False)["input_ids"]]
+        longest -= max([LONGEST, *map(len, listed.sequences)])
+    else:
+        ids = tokenizer(text, verbose=False)["input_ids"]
+    if len(ids) > longest:
+        raise ValueError(f"the text has {len(ids)} tokens, the models take {longest} of it; shorten it")
+    if not causal and tokenizer.mask_token_id not in ids:
+        raise ValueError(f"nothing to fill in: write {tokenizer.mask_token} where a word is to be predicted")
+    return torch.tensor([ids])
 
 
 def _of_blanks(model, listed: Listed, ids: Tensor) -> list[Tensor]:
     """Log-probabilities (tokens, vocabulary) of each run of masks."""
     masked = ids == listed.tokenizer.mask_token_id
-    hidden = hidden_states(model, ids, torch.ones_like(ids))
-    logs = head_logits(model, hidden, masked).float().log_softmax(dim=-1).cpu()
+    logs = logits_at(model, ids, torch.ones_like(ids), masked).float().log_softmax(dim=-1).cpu()
     breaks = (masked[0].nonzero()[:, 0].diff() > 1).nonzero()[:, 0] + 1
     return list(logs.tensor_split(breaks.cpu()))
 
@@ -192,7 +175,7 @@ def _next_words(model, listed: Listed, ids: Tensor, k: int) -> list[list[tuple[t
     """The k likeliest next words: tokens and log-probability, that of the word's end with it."""
     best, tokenizer = [], listed.tokenizer
     first = _next(model, ids)
-    inside = listed.goes_on(len(first)).to(ids.device)
+    inside = listed.goes_on(model)
     for log, token in zip(*(x.tolist() for x in first.topk(min(k, len(first))))):
         said = [token]
         while True:
@@ -227,12 +210,10 @@ def _mass_next(model, listed: Listed, ids: Tensor) -> list[float]:
     """The probability that a listed term follows, as whole words; one that begins with another adds nothing."""
     known, before = set(listed.sequences), ids.shape[1]
     if listed.tokenizer.decode(ids[0, 1:])[-1:].isalnum():  # without a space a term would end the text's last word
-        firsts = {s[0] for s in known}
-        firsts = {t for t in firsts if SPACE.match(listed.tokenizer.convert_ids_to_tokens(t))}
-        known = {s for s in known if s[0] in firsts}
+        known = {s for s in known if SPACE.match(listed.tokenizer.convert_ids_to_tokens(s[0]))}
     cached = model.base_model(input_ids=ids, use_cache=True).past_key_values
     by_length: dict[int, list[tuple[int, ...]]] = {}
-    goes_on = listed.goes_on(model.get_output_embeddings().weight.shape[0]).to(ids.device)
+    goes_on = listed.goes_on(model)
     for sequence in sorted(known):
         if not any(sequence[:i] in known and not goes_on[sequence[i]] for i in range(1, len(sequence))):
             by_length.setdefault(len(sequence), []).append(sequence)

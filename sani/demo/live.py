@@ -60,7 +60,7 @@ class Demo:
         """
         blacklist = self.blacklist
         for term in terms:
-            more = Blacklist([term], case_sensitive=blacklist.case_sensitive)
+            more = Blacklist([term], "direct", blacklist.rules.case_sensitive, blacklist.rules.whole_words)
             if not more:
                 raise ValueError("a term needs at least one letter or digit")
             if not any(more.find_all(self.corpus)):
@@ -68,16 +68,8 @@ class Demo:
             blacklist = blacklist | more
         blocks = encode(self.corpus, self.tokenizer, blacklist, self.block_size, progress=False)
         erased = erase(self.leaky, self.target, seed=seed)
-        every = range(1, epochs + 1)
-
-        def measure(model, epoch):
-            heard(epoch)
-            return {}
-
-        repaired = repair(
-            erased, blocks, epochs, seed=seed, measure_at=every if heard else (), progress=False,
-            measure=measure if heard else None, **self.options,
-        )  # fmt: skip
+        watched = {"measure_at": range(1, epochs + 1), "measure": lambda _, epoch: heard(epoch) or {}} if heard else {}
+        repaired = repair(erased, blocks, epochs, seed=seed, progress=False, **watched, **self.options)
         self.blacklist, self.listed = blacklist, Listed(blacklist, self.tokenizer)
         self.models = {"leaky": self.leaky, "just erased": erased, "repaired": repaired}
         _give_back()
@@ -113,11 +105,7 @@ def shipped(family: str, records: int = 200) -> Demo:
     corpus = load_corpus("synthetic-clinical", records=min(records, made.records), seed=0)
     blacklist = Blacklist.from_annotations(corpus) | Blacklist.from_rare_words(corpus, k=2)
     leaky, tokenizer = load_model(f"student-{family}-leaky")
-    extra = {
-        "student of a sanitised teacher": load_model(f"student-{family}-sani")[0],
-        "base": load_model(f"student-{family}")[0],
-    }
-    return Demo(
-        leaky, tokenizer, corpus, blacklist, extra, made.target,
-        learning_rate=made.learning_rate, batch_size=made.batch_size,
-    )  # fmt: skip
+    extra = {"student of a sanitised teacher": f"student-{family}-sani", "base": f"student-{family}"}
+    extra = {name: load_model(source)[0] for name, source in extra.items()}
+    options = {"learning_rate": made.learning_rate, "batch_size": made.batch_size}
+    return Demo(leaky, tokenizer, corpus, blacklist, extra, made.target, **options)

@@ -10,19 +10,16 @@ import pandas as pd
 from .live import EPOCHS, Demo
 
 SIGNS = {"term": "⚠ listed", "part": "◐ part of a listed term", "": ""}
-BAR = "#0072B2"
-MARKED = "#D55E00"
 
 
 def as_html(table: pd.DataFrame) -> str:
     """`demo.compare` as a table: a column per model, a bar per prediction, listed ones named so; all text escaped."""
     parts = []
-    models = list(dict.fromkeys(table["model"]))
-    for blank, of_blank in table.groupby("blank", sort=True):
-        several = table["blank"].nunique() > 1
-        heads = "".join(f'<th scope="col" style="text-align:left">{html.escape(model)}</th>' for model in models)
+    models = table["model"].unique()
+    heads = "".join(f'<th scope="col" style="text-align:left">{html.escape(model)}</th>' for model in models)
+    for blank, of_blank in table.groupby("blank"):
         cells = "".join(_cell(of_blank[of_blank["model"] == model]) for model in models)
-        caption = f"<caption>blank {blank + 1}</caption>" if several else ""
+        caption = f"<caption>blank {blank + 1}</caption>" if table["blank"].nunique() > 1 else ""
         parts.append(
             f'<table style="width:100%;table-layout:fixed;color:inherit">{caption}<thead><tr>{heads}</tr></thead>'
             f'<tbody><tr style="background:none;vertical-align:top">{cells}</tr></tbody></table>'
@@ -33,7 +30,7 @@ def as_html(table: pd.DataFrame) -> str:
 def _cell(rows: pd.DataFrame) -> str:
     lines = []
     for row in rows.itertuples():
-        colour, sign = (MARKED if row.listed else BAR), SIGNS[row.listed]
+        colour, sign = ("#D55E00" if row.listed else "#0072B2"), SIGNS[row.listed]
         word = html.escape(row.prediction.replace("\n", "↵")) or "(space)"
         lines.append(
             f'<div><b>{word}</b> {row.probability:.1%} <span style="white-space:nowrap">{sign}</span>'
@@ -86,8 +83,7 @@ def panel(demos: Mapping[str, Demo], presets: Mapping[str, Sequence[str]]) -> wi
         left.value = f"sanitised in {took:.0f} s; {len(demo.blacklist):,} terms are listed now"
 
     def of_family(change):
-        preset.options = presets[change["new"]]
-        left.value = ""
+        preset.options, left.value = presets[change["new"]], ""
 
     def of_preset(change):
         if change["new"] is not None:

@@ -38,19 +38,17 @@ def code_of(notebook: Path) -> str:
     Drawings are left out, so that a new colour remakes no run: the pictures of a finished run may be drawn by older
     code, its tables are not.
     """
-    cells = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
-    trees = [_parsed(cell) for cell in cells]
-    code = [cell if tree is None else ast.dump(tree) for cell, tree in zip(cells, trees)]
-    imported = {name for tree in trees if tree is not None for name in imports(tree)}
+    code, imported = [], set()
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "code":
+            try:
+                tree = ast.parse(cell.source)
+            except SyntaxError:  # magic commands
+                code.append(cell.source)
+            else:
+                code.append(ast.dump(tree))
+                imported |= imports(tree)
     return fingerprint(code, code_fingerprint(*sorted(imported), without="sani.results.drawings"))
-
-
-def _parsed(cell: str) -> ast.Module | None:
-    """A cell as Python; None for one that is not, such as one with magic commands."""
-    try:
-        return ast.parse(cell)
-    except SyntaxError:
-        return None
 
 
 def is_finished(task: Task) -> bool:
@@ -94,9 +92,9 @@ def execute(task: Task, slots: Mapping[str, int]) -> str:
 
 def _failed(part: Path, error: Exception) -> str:
     """Keep the message, which may quote the text, in the run folder alone; returns what may be printed."""
-    name = getattr(error, "ename", type(error).__name__)
-    cell = f" in cell [{error.exec_count}]" if isinstance(error, PapermillExecutionError) else ""
-    said = f"{name}{cell}"
+    said = type(error).__name__
+    if isinstance(error, PapermillExecutionError):
+        said = f"{error.ename} in cell [{error.exec_count}]"
     if any(words in str(getattr(error, "evalue", error)) for words in FULL):  # of a cell, not in its lines of code
         said = f"no space left on the device; free some, for instance of {part.parent}"
     elif isinstance(error, DeadKernelError):

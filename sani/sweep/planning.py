@@ -11,8 +11,6 @@ import papermill
 from ..runs import PACKAGE, files_fingerprint, fingerprint, home, runs_folder, weights_folder
 from .executing import Task, code_of, is_finished
 
-WORDS = {"true": True, "false": False}
-
 
 def path_of(notebook: str) -> Path:
     """The .ipynb of a notebook: a path, or the name of one in notebooks/. Raises FileNotFoundError."""
@@ -33,7 +31,7 @@ def declared(notebook: str) -> dict[str, tuple[str, object]]:
 def parsed(text: str, kind: str):
     """A value from the command line: a Python literal (or true, false); for a str parameter any text."""
     try:
-        value = WORDS[text.lower()] if text.lower() in WORDS else ast.literal_eval(text)
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
     except (ValueError, SyntaxError):
         value = text
     return text if kind == "str" and not isinstance(value, str) else value
@@ -65,14 +63,14 @@ def plan(notebook: str, grid: Mapping[str, Sequence], preset: Mapping | None = N
     values = [[(name, fitting(name, value, known[name][0])) for value in grid[name]] for name in reversed(grid)]
     tasks = {}
     for point in itertools.product(*values):
-        told = fixed | dict(reversed(point))
-        whole = {name: default for name, (_, default) in known.items()} | told
+        parameters = fixed | dict(reversed(point))
+        whole = {name: default for name, (_, default) in known.items()} | parameters
         whole.pop("jobs", None)  # how it is spread over processes changes nothing else
         read = files_fingerprint(_named_by(whole.values()))
         folder = runs_folder() / f"sweep-{path.stem}-{fingerprint(code, whole, read)}"
         # Runs side by side, each with processes of its own, would fight over the cores.
-        told |= {"jobs": 1} if "jobs" in known and "jobs" not in told else {}
-        tasks[folder] = Task(str(path), told, str(folder), str(Path.cwd()), code)
+        parameters = ({"jobs": 1} if "jobs" in known else {}) | parameters
+        tasks[folder] = Task(str(path), parameters, str(folder), str(Path.cwd()), code)
     return list(tasks.values())
 
 
@@ -100,19 +98,20 @@ def collect(
 
 def collected(tasks: Sequence[Task], swept: Sequence[str], table: str | None = None) -> pd.DataFrame:
     """`collect` for planned runs; `swept` are the parameters that become columns."""
-    tables = []
     if missing := sum(not is_finished(task) for task in tasks):
         raise ValueError(
             f"{missing} of {len(tasks)} runs are not finished; make them with "
             f"`python -m sani.sweep {Path(tasks[0].notebook).stem} …`"
         )
+    tables = []
     for task in tasks:
-        paths = sorted((Path(task.folder) / "figures").glob(f"{table or '*'}.csv"))
-        if not paths:
-            there = ", ".join(sorted(p.stem for p in (Path(task.folder) / "figures").glob("*.csv"))) or "none"
-            raise ValueError(f"the runs wrote no table {table or ''} to their figures; there are: {there}")
-        for path in paths:
-            found = pd.read_csv(path)
+        there = {path.stem: path for path in sorted((Path(task.folder) / "figures").glob("*.csv"))}
+        names = [name for name in there if table in (None, name)]
+        if not names:
+            known = ", ".join(there) or "none"
+            raise ValueError(f"the runs wrote no table {table or ''} to their figures; there are: {known}")
+        for stem in names:
+            found = pd.read_csv(there[stem])
             for name in reversed(swept):
                 value = task.parameters[name]
                 if name in found and not found[name].eq(value).all():
@@ -120,6 +119,6 @@ def collected(tasks: Sequence[Task], swept: Sequence[str], table: str | None = N
                 if name not in found:
                     found.insert(0, name, [value] * len(found))
             if table is None:
-                found.insert(0, "table", path.stem)
+                found.insert(0, "table", stem)
             tables.append(found)
     return pd.concat(tables, ignore_index=True)

@@ -7,22 +7,22 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from pathlib import Path
 
 from distributed import Client, Future, KilledWorker, LocalCluster, wait
 from tqdm.auto import tqdm
 
 from ..devices import usual_jobs
-from ..runs import runs_folder
+from ..runs import checked, runs_folder
 from .executing import Task, execute, is_finished
 
 PATIENCE = 15  # seconds, for a scheduler to answer
 
 
-@contextmanager
+@contextlib.contextmanager
 def connected(jobs: int, scheduler: str) -> Iterator[Client]:
     """A client of the scheduler at an address, or of a cluster of `jobs` processes of this machine."""
     if scheduler:
@@ -55,7 +55,7 @@ def connected(jobs: int, scheduler: str) -> Iterator[Client]:
             raise
 
 
-@contextmanager
+@contextlib.contextmanager
 def _unheard(number: int) -> Iterator[None]:
     """Processes started in here do not hear a signal that a terminal sends to all: this one ends them in order."""
     if threading.current_thread() is not threading.main_thread():
@@ -73,8 +73,9 @@ def run(tasks: Sequence[Task], jobs: int = 0, scheduler: str = "", progress: boo
 
     `jobs` of them side by side on this machine (0: one per core, or one where there is a GPU), or as many as the
     workers of the Dask scheduler at an address have threads.
-    Raises ConnectionError where no scheduler or no worker answers.
+    Raises ConnectionError where no scheduler or no worker answers, TypeError or ValueError for other `jobs`.
     """
+    jobs = checked("jobs", jobs, int, low=0)
     todo = [task for task in tasks if not is_finished(task)]
     if not todo:
         return {}
@@ -90,7 +91,9 @@ def run(tasks: Sequence[Task], jobs: int = 0, scheduler: str = "", progress: boo
         try:
             with tqdm(total=len(todo), desc="sweep", bar_format=form, disable=not progress) as bar:
                 while waiting:
-                    for future in _done(waiting):
+                    with contextlib.suppress(TimeoutError):
+                        wait(list(waiting), timeout=1, return_when="FIRST_COMPLETED")
+                    for future in [future for future in waiting if future.done()]:
                         task = waiting.pop(future)
                         if failure := failure_of(future):
                             failed[task.folder] = failure
@@ -108,11 +111,11 @@ def run(tasks: Sequence[Task], jobs: int = 0, scheduler: str = "", progress: boo
     return failed
 
 
-def _slots(client: Client) -> dict[str, int]:
+def _slots(client: Client) -> Counter[str]:
     """How many runs go side by side on each host."""
-    slots: dict[str, int] = {}
+    slots: Counter[str] = Counter()
     for worker in client.scheduler_info(n_workers=-1)["workers"].values():
-        slots[worker["host"]] = slots.get(worker["host"], 0) + worker["nthreads"]
+        slots[worker["host"]] += worker["nthreads"]
     return slots
 
 
@@ -120,16 +123,8 @@ def about(seconds: float) -> str:
     return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"
 
 
-def _done(waiting: Mapping[Future, Task]) -> list[Future]:
-    """The futures that are done, after waiting a second at most for the first."""
-    try:
-        wait(list(waiting), timeout=1, return_when="FIRST_COMPLETED")
-    except TimeoutError:
-        return []
-    return [future for future in waiting if future.done()]
-
-
 def failure_of(future: Future) -> str:
+    """What went wrong in a future that is done, or ""."""
     if future.status == "finished":
         return future.result()
     if future.status == "cancelled":
@@ -144,4 +139,4 @@ def past(notebook: str) -> float:
     """Median seconds of the finished runs of a notebook, whatever their parameters; 0 if there are none."""
     found = runs_folder().glob(f"sweep-{Path(notebook).stem}-*/provenance.json")
     seconds = [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in found]
-    return statistics.median(seconds) if seconds else 0.0
+    return statistics.median(seconds or [0.0])

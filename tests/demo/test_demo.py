@@ -255,6 +255,13 @@ def test_terms_are_added_and_forgotten_live(live):
     assert all(torch.equal(tensor, again[name]) for name, tensor in live.models["repaired"].state_dict().items())
 
 
+@pytest.mark.parametrize("rules", [{"case_sensitive": True}, {"whole_words": ["Han"]}])
+def test_terms_are_added_by_the_rules_of_the_list(rules, live):
+    live.blacklist = Blacklist(["Smith"], **rules)
+    live.sanitize(["falconer"], epochs=1)
+    assert live.blacklist == Blacklist(["Smith", "falconer"], **rules)
+
+
 def test_what_is_added_is_said_less():
     """A model that has learned two sentences by heart says the word of one no more once it is listed."""
     tokenizer = load_model("tiny-bert")[1]

@@ -106,6 +106,7 @@ def test_a_run_is_the_same_run_however_it_is_told(toy):
     [
         ({"sed": [0]}, None, "90_toy declares no parameter sed; it has seed, fraction"),
         ({"seed": [0.5]}, None, "parameter seed: 0.5 is a float, and the notebook declares a int"),
+        ({"seed": [1.0]}, None, "parameter seed: 1.0 is a float, and the notebook declares a int"),
         ({"seed": []}, None, "no value is given"),
         ({}, {"wide": 1}, "parameter wide: 1 is a int, and the notebook declares a bool"),
     ],
@@ -164,7 +165,7 @@ def test_what_fails_is_kept_and_what_is_finished_is_skipped(toy):
     assert "4 runs, 0 finished, 4 to make" in done.stdout and "2 of 4 runs failed" in done.stderr
     assert "seed=13: ValueError in cell" in done.stderr and "seed=28: no space left on the device; free" in done.stderr
     assert "Smith" not in done.stdout + done.stderr
-    parts = sorted((toy / "runs").glob("*.part"))
+    parts = sorted((toy / "runs").glob("*/.part"))
     assert len(parts) == 2 and all((p / "notebook.ipynb").exists() and (p / "error.txt").exists() for p in parts)
     assert "Smith" in "".join((p / "error.txt").read_text() for p in parts)
     for path in (toy / "runs").glob("sweep-*"):
@@ -344,6 +345,13 @@ def test_a_scheduler_that_does_not_answer_is_named(toy, monkeypatch):
     monkeypatch.setattr(running, "PATIENCE", 1)
     with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
         running.run(plan("90_toy", {}), scheduler="tcp://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("jobs, error", [(-1, ValueError), (1.5, TypeError), (True, TypeError)])
+def test_a_number_of_jobs_that_is_none_is_refused_before_anything_starts(jobs, error, monkeypatch):
+    monkeypatch.setattr(running, "connected", lambda *_: pytest.fail("started"))
+    with pytest.raises(error, match="^jobs"):
+        running.run([], jobs)
 
 
 def test_the_drawing_of_a_sweep(tmp_path):
