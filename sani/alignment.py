@@ -2,7 +2,7 @@
 
 import numpy as np
 import regex
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from .matching import JOINED, LETTER
 
@@ -24,12 +24,18 @@ def kinds(text: str) -> np.ndarray:
     return found
 
 
+def encoded(texts: str | list[str], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
+    """Ids and offsets of texts without special tokens; "[MASK]" in a text is text."""
+    options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
+    return tokenizer(texts, **options, verbose=False)
+
+
 def align(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
     """Token ids (n,) of a text without special tokens, and character offsets (n, 2) trimmed of white space, int64.
 
     The offsets cover every character that the tokenizer keeps; two tokens share one only when both are pieces of it.
     """
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoding = encoded(text, tokenizer)
     ids = np.asarray(encoding["input_ids"], dtype=np.int64)
     return ids, trim(kinds(text), np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2))
 

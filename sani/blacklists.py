@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from .matching import KINDS, WORD, Finder, Hit, Key, Rules, fold
 from .runs import fingerprint, replacing
 from .selection import AMBIGUOUS, Selection, common_words, is_number, outside, pieces
+from .term_files import read_terms
 
 
 class Blacklist:
@@ -167,26 +168,9 @@ class Blacklist:
     def from_file(cls, path: str | Path, kind: str = "direct", **rules) -> "Blacklist":
         """A file of one term per line, or CSV with the header `term,kind` (and `match`: everywhere or span)."""
         _check_kind(kind)
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no blacklist file {path}; expected a term per line, or CSV with header term,kind")
         blacklist = cls(**rules)
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8 at byte {error.start}; convert the file to UTF-8") from None
-        with_header = "term" in next(csv.reader(lines[:1]), [])
-        for row in csv.DictReader(lines) if with_header else ({"term": line} for line in lines):
-            if row["term"] and row["term"].strip():
-                where = row.get("match") or "everywhere"
-                if where not in AMBIGUOUS or (row.get("kind") or kind) not in KINDS:
-                    raise ValueError(
-                        f"{path}: a row has an unknown kind or match; kinds are {', '.join(KINDS)}, "
-                        f"match is one of {', '.join(AMBIGUOUS)}"
-                    )
-                blacklist._add(row["term"], row.get("kind") or kind, where == "everywhere")
-        if not blacklist:
-            raise ValueError(f"{path}: no term in it; expected a term per line, or CSV with header term,kind")
+        for row in read_terms(path).rows:
+            blacklist._add(row.term, row.kind or kind, row.match != "span")
         return blacklist
 
     def _add(self, term: str, kind: str, everywhere: bool = True) -> Key | None:
@@ -258,7 +242,8 @@ class Blacklist:
         """
         if not 0 <= share < 1:
             raise ValueError(f"share={share} is outside [0, 1)")
-        by_chance = sorted(self._entries, key=lambda key: fingerprint(seed, key))
+        # By what is written, so that the draw does not hang on how words are parted to be matched.
+        by_chance = sorted(self._entries, key=lambda key: fingerprint(seed, self.rules.words(self._entries[key][0])))
         return self._combine(self._empty(), by_chance[round(share * len(self)) :])
 
     def _empty(self) -> "Blacklist":

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,106 +13,14 @@ from datasets import Dataset, DatasetInfo, Features, Sequence, Value
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from . import alignment
-from .blacklists import KINDS, Blacklist, Hit
+from .blacklists import Blacklist
 from .devices import processes
-from .runs import code_fingerprint, fingerprint, made, runs_folder
+from .models import vocabulary
+from .packing import DTYPES, pack, rows_of, stream_of, without_separators
+from .runs import checked, code_fingerprint, fingerprint, made, named_folder, runs_folder, unfinished
 
-DTYPES = {
-    "input_ids": "int32",
-    "attention_mask": "int8",
-    "word_ids": "int32",
-    "unit_ids": "int32",
-    "sensitive": "int8",
-    "term_ids": "int32",
-    "record_ids": "int32",
-    "gold": "int8",
-}
 FEATURES = Features({name: Sequence(Value(dtype)) for name, dtype in DTYPES.items()})
 CHARACTERS = 1 << 20  # encoded at once
-CODES = {kind: code for code, kind in enumerate(KINDS, start=1)}
-
-
-def _changes(values: np.ndarray) -> np.ndarray:
-    return np.concatenate(([True], values[1:] != values[:-1]))[: len(values)]
-
-
-def _encode_records(texts: list[str], first: int, tokenizer, hits: list[list[Hit]], separator: int) -> np.ndarray:
-    """Records as one array (columns, tokens): id, new word?, new unit?, sensitive, term, gold, record.
-
-    Between two of them, and before all but the corpus's first, stands a separator, of no record.
-    """
-    encoding = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    counts = np.array([len(ids) for ids in encoding["input_ids"]])
-    bases = np.cumsum([0, *(len(text) + 1 for text in texts)])[:-1]  # white space parts the texts
-    ids = np.fromiter(chain.from_iterable(encoding["input_ids"]), dtype=np.int64, count=counts.sum())
-    ends = chain.from_iterable(chain.from_iterable(encoding["offset_mapping"]))
-    offsets = np.fromiter(ends, dtype=np.int64, count=2 * counts.sum()).reshape(-1, 2)
-    offsets += np.repeat(bases, counts)[:, None]
-    of_character = alignment.kinds("\n".join(texts))
-    offsets = alignment.trim(of_character, offsets)
-    words = alignment.words(of_character, offsets)
-    found = [
-        (base + h.start, base + h.end, CODES[h.kind], h.term_id, h.gold)
-        for base, of_text in zip(bases.tolist(), hits)
-        for h in of_text
-    ]
-    table = np.array([*found, (0, 0, 0, -1, 0)], dtype=np.int64)
-    spans = table[:-1, :2]
-    index = np.searchsorted(spans[:, 1], offsets[:, 0], side="right")
-    inside = index < len(spans)
-    inside[inside] = spans[index[inside], 0] < offsets[inside, 1]
-    sensitive, term, gold = table[np.where(inside, index, len(spans)), 2:].T
-    units = np.where(inside, len(of_character) + 1 + index, words)
-    records = np.repeat(first + np.arange(len(texts)), counts)
-    new = _changes(records)
-    stream = np.stack((ids, _changes(words) | new, _changes(units) | new, sensitive, term, gold, records))
-    starts = (np.cumsum(counts) - counts)[(1 if first == 0 else 0) :]
-    return np.insert(stream, starts, np.array([[separator], [1], [1], [-1], [-1], [-1], [-1]]), axis=1)
-
-
-def _pack(stream: np.ndarray, capacity: int, last: bool) -> Iterator[tuple[int, int]]:
-    """Greedy rows (start, end) of at most `capacity` tokens that cut no unit, unless it is an ordinary one too long."""
-    starts = np.flatnonzero(stream[2])
-    position, size = 0, stream.shape[1]
-    while position < size and (last or size - position > capacity):
-        end = min(position + capacity, size)
-        if end < size:
-            boundary = starts[np.searchsorted(starts, end, side="right") - 1]
-            end = boundary if boundary > position else end
-        yield position, end
-        position = end
-
-
-def _without_separators(stream: np.ndarray, start: int, end: int) -> tuple[int, int]:
-    """Bounds of a row that neither begins nor ends with a separator of records."""
-    text = np.flatnonzero(stream[6, start:end] >= 0)
-    return (start + int(text[0]), start + int(text[-1]) + 1) if len(text) else (start, start)
-
-
-def _rows(stream, bounds, block_size, special, next_ids) -> dict[str, np.ndarray]:
-    """Rows (rows, block_size) of each column, from the token stream and the bounds of its rows."""
-    begin, end, pad = special
-    finish = [] if end is None else [end]
-    rows = {name: np.full((len(bounds), block_size), -1, dtype=dtype) for name, dtype in DTYPES.items()}
-    rows["input_ids"][:] = pad
-    rows["attention_mask"][:] = 0
-    for r, (start, end) in enumerate(bounds):
-        piece = stream[:, start:end]
-        n = end - start
-        body = slice(1, n + 1)
-        text = piece[6] >= 0
-        rows["input_ids"][r, 0], rows["input_ids"][r, n + 1 : n + 1 + len(finish)] = begin, finish
-        rows["attention_mask"][r, : n + 1 + len(finish)] = 1
-        rows["input_ids"][r, body] = piece[0]
-        for name, changes in (("word_ids", piece[1]), ("unit_ids", piece[2])):
-            new = changes.astype(bool) & text
-            new[np.flatnonzero(text)[:1]] = True
-            rows[name][r, body] = np.where(text, next_ids[name] + np.cumsum(new) - 1, -1)
-            next_ids[name] += int(new.sum())
-        for name, values in zip(("sensitive", "term_ids", "gold", "record_ids"), piece[3:]):
-            rows[name][r, body] = np.where(text, values, -1)
-    return rows
 
 
 def corpus_fingerprint(corpus: Dataset) -> str:
@@ -140,15 +48,18 @@ def encode(
     sensitive (0 none, 1 direct, 2 indirect, 3 confidential), term_ids (as in `blacklist.terms()`), record_ids
     (row of the corpus), gold (1 on annotated spans); −1 on special tokens and padding. Records follow each other in a
     row, parted by the separator token; rows for causal models (tokenizers without mask token) begin with bos and so
-    does each record in them. Blocks hold the text in clear: they lie in `run_dir`, by default
-    `runs/blocks-<hash>`, mode 0700.
+    does each record in them. What the tokenizer writes like a listed term counts as that term: with an uncased one
+    that drops accents, "Jose" as "José". "[MASK]" in a text is text. Blocks hold the text in clear: they lie in
+    `run_dir`, by default `runs/blocks-<hash>`, mode 0700.
     Of several processes (`accelerate launch`, `torchrun`), which must all call this, the main one encodes.
-    Raises ValueError, before anything is written, for a slow tokenizer or one without padding token of its own, a
-    block size out of range, a blacklist that matches nothing (unless `allow_no_match`) or everything, a term longer
-    than a row.
+    Raises TypeError for what is no corpus, tokenizer or blacklist, and ValueError, before anything is written, for a
+    slow tokenizer or one without padding token of its own, a block size out of range, a blacklist that matches nothing
+    (unless `allow_no_match`) or everything, a term longer than a row. Warns, by their number, of terms that stand
+    nowhere while others do.
     """
-    blacklist = Blacklist() if blacklist is None else blacklist
-    _check(tokenizer, block_size)
+    checked("corpus", corpus, Dataset)
+    blacklist = Blacklist() if blacklist is None else checked("blacklist", blacklist, Blacklist)
+    _check_tokenizer(tokenizer, checked("block_size", block_size, int))
     key = fingerprint(
         code_fingerprint(__name__),
         corpus_fingerprint(corpus),
@@ -156,7 +67,7 @@ def encode(
         fingerprint(tokenizer.backend_tokenizer.to_str(), tokenizer.mask_token_id, tokenizer.pad_token_id),
         block_size,
     )
-    folder = runs_folder() / f"blocks-{key}" if run_dir is None else Path(run_dir)
+    folder = runs_folder() / f"blocks-{key}" if run_dir is None else named_folder(run_dir)
     with processes().main_process_first():
         return _encoded(corpus, tokenizer, blacklist, block_size, folder, key, allow_no_match, progress)
 
@@ -167,14 +78,14 @@ def _encoded(corpus, tokenizer, blacklist, block_size, folder, key, allow_no_mat
         found = json.loads((folder / "blocks.json").read_text(encoding="utf-8"))
         if found["fingerprint"] != key:
             raise ValueError(f"{folder} holds other blocks; choose another run_dir or delete that folder")
-        _check_totals(found, allow_no_match, blacklist)
+        _check_matches(found, allow_no_match, len(blacklist))
         return _open(folder)
-    if folder.exists() and any(folder.iterdir()):
+    if not unfinished(folder):
         raise ValueError(f"{folder} is not empty and holds no blocks; choose another run_dir")
     with made(folder) as part:
         if part is not None:  # else another process was faster
             totals = _write(corpus, tokenizer, blacklist, block_size, part, progress)
-            _check_totals(totals, allow_no_match, blacklist)
+            _check_matches(totals, allow_no_match, len(blacklist))
             written = {"fingerprint": key} | _info(tokenizer, blacklist, block_size, totals)
             (part / "blocks.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
     return _open(folder)
@@ -208,26 +119,30 @@ def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dic
     capacity = block_size - (1 if end is None else 2)
     next_ids = {"word_ids": 0, "unit_ids": 0}
     totals = {"tokens": 0, "matched": 0, "sensitive_tokens": 0, "trainable": False}
+    finder, seen = blacklist.finder(tokenizer), set()
     carry = np.zeros((7, 0), dtype=np.int64)
     schema = FEATURES.arrow_schema
     bar = tqdm(total=len(corpus), desc="encode", unit="record", delay=2, disable=not progress, leave=False)
     with bar, pa.OSFile(str(temporary / "blocks.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for first, texts, identifiers in _batches(corpus):
-            hits = list(map(blacklist.find, texts, identifiers))
+            candidates = list(map(finder.candidates, texts, identifiers))
+            seen.update(hit.term_id for of_text in candidates for hit in of_text)
+            hits = list(map(finder.apart, texts, candidates, identifiers))
             totals["matched"] += sum(map(len, hits))
             totals["trainable"] = totals["trainable"] or any(map(_leaves_words, texts, hits))
-            stream = _encode_records(texts, first, tokenizer, hits, separator)
-            _check_terms(stream, capacity, corpus)
+            stream = stream_of(texts, first, tokenizer, hits, separator)
+            _check_lengths(stream, capacity, corpus)
             totals["tokens"] += int((stream[6] >= 0).sum())
             totals["sensitive_tokens"] += int((stream[3] > 0).sum())
             stream = np.concatenate((carry, stream), axis=1)
-            bounds = list(_pack(stream, capacity, last=first + len(texts) >= len(corpus)))
+            bounds = list(pack(stream, capacity, last=first + len(texts) >= len(corpus)))
             carry = stream[:, bounds[-1][1] :] if bounds else stream
-            bounds = [b for b in (_without_separators(stream, *b) for b in bounds) if b[0] < b[1]]
+            bounds = [b for b in (without_separators(stream, *b) for b in bounds) if b[0] < b[1]]
             if bounds:
-                writer.write_batch(_batch(_rows(stream, bounds, block_size, special, next_ids), schema))
+                writer.write_batch(_batch(rows_of(stream, bounds, block_size, special, next_ids), schema))
             bar.update(len(texts))
-    return totals | {"units": next_ids["unit_ids"]}
+    unmatched = sum(finder.counted_as.get(i, i) not in seen for i in range(len(blacklist)))
+    return totals | {"units": next_ids["unit_ids"], "unmatched": unmatched}
 
 
 def _batches(corpus: Dataset) -> Iterator[tuple[int, list[str], list[list[dict]]]]:
@@ -255,6 +170,8 @@ def _info(tokenizer, blacklist, block_size, totals) -> dict:
         "unk_token_id": tokenizer.unk_token_id,
         "vocab_size": len(tokenizer),
         "tokenizer": Path(tokenizer.name_or_path).name,
+        "vocabulary": vocabulary(tokenizer),
+        "blacklist": blacklist.fingerprint,
         "block_size": block_size,
         "terms": len(blacklist),
         **totals,
@@ -275,6 +192,8 @@ def _open(folder: Path) -> Dataset:
 
 def info(blocks: Dataset) -> dict:
     """What `encode` wrote down of its blocks: mask, pad, bos and unk ids, tokenizer name, numbers of terms, units."""
+    if not isinstance(blocks, Dataset):
+        raise TypeError(f"blocks is a {type(blocks).__name__}; make them with sani.encode(corpus, tokenizer, …)")
     try:
         return json.loads(blocks.info.description)
     except (json.JSONDecodeError, TypeError):
@@ -297,7 +216,9 @@ def tensors(blocks: Dataset, *names: str) -> dict[str, torch.Tensor]:
     return result
 
 
-def _check(tokenizer, block_size: int) -> None:
+def _check_tokenizer(tokenizer, block_size: int) -> None:
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(f"tokenizer is a {type(tokenizer).__name__}; load it with sani.load_model or AutoTokenizer")
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError("the tokenizer is a slow one, without offsets; load it with AutoTokenizer (use_fast)")
     begin, separator, _ = special_ids(tokenizer)
@@ -319,7 +240,7 @@ def _check(tokenizer, block_size: int) -> None:
         raise ValueError(f"block_size={block_size} is out of range: 8 to {limit} (the tokenizer's model_max_length)")
 
 
-def _check_terms(stream: np.ndarray, capacity: int, corpus: Dataset) -> None:
+def _check_lengths(stream: np.ndarray, capacity: int, corpus: Dataset) -> None:
     starts = np.flatnonzero(stream[2])
     lengths = np.diff(np.append(starts, stream.shape[1]))
     too_long = (lengths > capacity) & (stream[3, starts] > 0)
@@ -337,13 +258,19 @@ def _leaves_words(text: str, hits) -> bool:
     return any(c.isalnum() for a, b in zip(starts, ends) for c in text[a:b])
 
 
-def _check_totals(totals: dict, allow_no_match: bool, blacklist: Blacklist) -> None:
+def _check_matches(totals: dict, allow_no_match: bool, terms: int) -> None:
     if totals["tokens"] == 0:
         raise ValueError("the corpus has no token in it: every text is empty or white space")
-    if len(blacklist) and not totals["matched"] and not allow_no_match:
+    if terms and not totals["matched"] and not allow_no_match:
         raise ValueError(
-            f"none of the {len(blacklist)} blacklisted terms stands in the corpus; check the blacklist's language, "
+            f"none of the {terms} blacklisted terms stands in the corpus; check the blacklist's language, "
             "spelling and file, or pass allow_no_match=True"
         )
     if not totals["trainable"]:
         raise ValueError("the blacklist covers the whole corpus: no word is left to train on; shorten the blacklist")
+    if totals["matched"] and totals["unmatched"] and not allow_no_match:
+        warnings.warn(
+            f"{totals['unmatched']} of the {terms} blacklisted terms stand nowhere in the corpus: nothing of them is "
+            "measured; check their spelling, or pass allow_no_match=True if they belong to other text",
+            stacklevel=4,
+        )

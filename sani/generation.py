@@ -52,7 +52,7 @@ def free_generation(
         raise TypeError("texts must be a list of texts, not one text")
     if not family(model).causal:
         raise ValueError(f"a {model.config.model_type} does not generate text; free_generation is for causal models")
-    begin, _, _ = special_ids(tokenizer)
+    begin, finder = special_ids(tokenizer)[0], blacklist.finder(tokenizer)
     starts = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:prefix] for text in texts]
     usable = [i for i, ids in enumerate(starts) if len(ids) == prefix]
     if len(texts) and not usable:
@@ -71,8 +71,8 @@ def free_generation(
             before = tokenizer.batch_decode(ids, skip_special_tokens=True)
             after = tokenizer.batch_decode(both[:, ids.shape[1] :], skip_special_tokens=True)
             for number, given, text in zip(numbers, before, after):
-                known = {hit.term_id for hit in blacklist.find(given)}
-                hits = [hit.term_id for hit in blacklist.find(text) if hit.term_id not in known]
+                known = {hit.term_id for hit in finder.find(given)}
+                hits = [hit.term_id for hit in finder.find(text) if hit.term_id not in known]
                 rows.append((number, len(hits), len(set(hits))))
                 found.update(hits)
     table = pd.DataFrame(rows, columns=["text", "hits", "terms"])

@@ -28,6 +28,7 @@ SCRIPTS["Katakana"] = r"\p{Katakana}\u30fc\uff70"
 
 LETTER = rf"[[\p{{L}}\p{{N}}]--[{APOSTROPHES}]]"
 WORD = regex.compile(rf"{LETTER}(?:{LETTER}|{JOINED})*", regex.V1)  # what `mlm` draws and rarity counts
+_WRITTEN = regex.compile(rf"{WORD.pattern}|[[^\s_{HYPHENS}]--{JOINED}]", regex.V1)
 _UNSEEN = regex.compile(UNSEEN, regex.V1)
 _BROKEN = regex.compile(rf"[{HYPHENS}\u00ad][^\S\n]*\n\s*(?=\p{{L}})", regex.V1)
 _FREE = re.compile(rb"\x01+")
@@ -83,9 +84,16 @@ class Rules:
         sign = rf"[[^\p{{L}}\p{{N}}\s_{HYPHENS}]--{JOINED}]|[{APOSTROPHES}]"
         return regex.compile(rf"{run}|{digits}|{sign}|[\p{{L}}--{JOINED}]{JOINED}*", regex.V1)
 
+    def words(self, term: str) -> Key:
+        """The words and signs of a term as people write them, "B12" as one, without signs at its ends."""
+        return self._bare(_WRITTEN.findall(term))
+
     def key(self, term: str) -> Key:
         """The words a term is matched by, without punctuation at its ends; () if there is no letter or digit."""
-        atoms = [self.normal(atom) for atom in self.atom.findall(term)]
+        return self._bare(self.atom.findall(term))
+
+    def _bare(self, atoms: list[str]) -> Key:
+        atoms = [self.normal(atom) for atom in atoms]
         words = [i for i, atom in enumerate(atoms) if atom[:1].isalnum()]
         return tuple(atoms[words[0] : words[-1] + 1]) if words else ()
 

@@ -167,8 +167,13 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     check_model(model, f"model {name}")
     if causal:
         add_padding(model, tokenizer)
-    model.vocabulary = fingerprint(sorted(tokenizer.get_vocab().items()))  # in memory, for `predictions.check_blocks`
+    model.vocabulary = vocabulary(tokenizer)  # in memory, for `predictions.check_blocks`
     return model.eval(), tokenizer
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
+    """16 hex digits that change with the tokens that a tokenizer knows and their ids."""
+    return fingerprint(sorted(tokenizer.get_vocab().items()))
 
 
 def read(kind, name: str | Path, **more):

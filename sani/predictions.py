@@ -31,8 +31,6 @@ def check_blocks(model: PreTrainedModel, blocks: Dataset, name: str = "model") -
     than its positions.
     """
     check_model(model, name)
-    if not isinstance(blocks, Dataset):
-        raise TypeError(f"blocks is a {type(blocks).__name__}; make them with sani.encode(corpus, tokenizer, …)")
     info, config = blocks_.info(blocks), model.config
     known = {info.get("vocabulary"), getattr(model, "vocabulary", None)} - {None}
     if info["causal"] != family(model).causal or config.vocab_size < info["vocab_size"] or len(known) > 1:

@@ -175,14 +175,6 @@ def named_folder(path: str | Path, name: str = "run_dir") -> Path:
     return folder
 
 
-def check_model(model, name: str = "model") -> None:
-    """Raise TypeError for what is no model: a name of one, or one inside an adapter of PEFT."""
-    if hasattr(model, "peft_config"):
-        raise TypeError(f"the {name} is wrapped by PEFT; fold its adapter in first: {name}.merge_and_unload()")
-    if not (hasattr(model, "config") and hasattr(model, "state_dict")):
-        raise TypeError(f"the {name} is a {type(model).__name__}; load it with sani.load_model(name or folder)")
-
-
 # --- folders
 
 

@@ -20,9 +20,9 @@ from . import blocks as blocks_
 from .checkpoints import Measure, NonFiniteLoss, State, model_fingerprint
 from .devices import processes, rows_at_once, steady_heap
 from .masking import IGNORE, OBJECTIVES, attended
-from .models import clone, family, head_logits, logits_at
-from .predictions import exhaustive_states
-from .runs import check_model, checked, named_folder, one_of
+from .models import check_model, clone, family, head_logits, logits_at
+from .predictions import check_blocks, exhaustive_states
+from .runs import checked, named_folder, one_of
 
 CHECKPOINT_SECONDS = 60
 SCOPES = ("model", "head")
@@ -176,7 +176,10 @@ def _train(model, blocks: Dataset, columns: dict, options: Options, state: State
     )  # fmt: skip
 
     def measure() -> None:
-        if step % per_epoch == 0:
+        whole, measured = step % per_epoch == 0, step // per_epoch in options.measure_at
+        if (whole and measured or step == total) and not all(bool(weight.isfinite().all()) for weight in trained):
+            stop("the weights are no longer numbers")
+        if whole:
             state.measure(options.measure, model, step // per_epoch)
 
     def stop(wrong: str) -> NoReturn:
@@ -198,8 +201,6 @@ def _train(model, blocks: Dataset, columns: dict, options: Options, state: State
                 keep = partial(state.save, trained, optimizer, step, every=CHECKPOINT_SECONDS)
                 if wrong := _step(batch, at_once, loss_of, trained, optimizer, options.learning_rate * share, keep):
                     stop(wrong)
-                if step + 1 == total and not all(bool(parameter.isfinite().all()) for parameter in trained):
-                    stop("the weights are no longer numbers after the last step")
                 step += 1
                 bar.update()
                 measure()
@@ -298,10 +299,6 @@ def head_parameters(model: PreTrainedModel) -> list[torch.nn.Parameter]:
 
 def _columns(model: PreTrainedModel, blocks: Dataset, options: Options) -> dict[str, Tensor]:
     """What the objective reads of the blocks. Raises TypeError or ValueError if nothing can be learnt as asked."""
-    if not isinstance(blocks, Dataset):
-        raise TypeError(
-            f"blocks is a {type(blocks).__name__}; make them with sani.encode(corpus, tokenizer, blacklist)"
-        )
     info, teacher, (_, names, causal, spares) = blocks_.info(blocks), options.teacher, OBJECTIVES[options.objective]
     if options.scope == "head":
         head_parameters(model)
@@ -310,12 +307,7 @@ def _columns(model: PreTrainedModel, blocks: Dataset, options: Options) -> dict[
         raise ValueError(f"objective {options.objective!r} is not for a {model.config.model_type}; use {fitting}")
     readers = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
     for who, reader in readers.items():
-        check_tokenizer(reader, blocks)
-        if info["block_size"] > (positions := reader.config.max_position_embeddings):
-            raise ValueError(
-                f"block_size {info['block_size']} exceeds the {who}'s {positions} positions; encode with a smaller "
-                "block_size"
-            )
+        check_blocks(reader, blocks, who)
         if reader.config.vocab_size != model.config.vocab_size:
             raise ValueError(
                 f"the teacher knows {reader.config.vocab_size} tokens, the model {model.config.vocab_size}; distilling "
@@ -336,14 +328,3 @@ def _columns(model: PreTrainedModel, blocks: Dataset, options: Options) -> dict[
     if spares and not ((columns["unit_ids"] >= 0) & (columns["sensitive"] == 0)).any():
         raise ValueError("every word of the blocks is blacklisted: nothing is left to train on; shorten the blacklist")
     return columns
-
-
-def check_tokenizer(model: PreTrainedModel, blocks: Dataset) -> None:
-    """Raise ValueError if the blocks cannot come from the model's own tokenizer."""
-    info = blocks_.info(blocks)
-    if info["causal"] != family(model).causal or model.config.vocab_size < info["vocab_size"]:
-        raise ValueError(
-            f"the blocks were made with the tokenizer {info['tokenizer']!r} of {info['vocab_size']} tokens"
-            f"{' for causal models' if info['causal'] else ''}, the model is a {model.config.model_type} that knows "
-            f"{model.config.vocab_size}; encode the corpus with the model's own tokenizer"
-        )

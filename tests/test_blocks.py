@@ -2,9 +2,12 @@
 
 import re
 import stat
+import unicodedata
+import warnings
 
 import numpy as np
 import pytest
+import torch
 from conftest import MAKERS, TEXTS, make_corpus, make_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -89,7 +92,7 @@ def test_rows_hold_the_tokens_of_the_texts_and_cut_no_blacklisted_unit(kind, tex
     assert info(blocks)["units"] == len(set(columns["unit_ids"][text]))
     # A token is sensitive exactly if its offsets overlap a hit, and units of hits are whole.
     for record, text_ in enumerate(texts):
-        hits = blacklist.find(text_)
+        hits = blacklist.finder(tokenizer).find(text_)
         _, offsets = align(text_, tokenizer)
         slow = [next((h.term_id for h in hits if h.start < e and s < h.end), -1) for s, e in offsets.tolist()]
         assert columns["term_ids"][columns["record_ids"] == record].tolist() == slow
@@ -214,7 +217,7 @@ def test_bad_input_is_named_and_nothing_stays(change, message, home):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         encode(corpus, tokenizer, Blacklist(change.get("terms", [])), change.get("block_size", 32))
     assert "zanzibarian" not in str(caught.value).lower() and "smith" not in str(caught.value).lower()
-    assert not [p for p in home.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    assert not [p for p in home.rglob("*") if p.is_file() and p.name != ".gitignore" and p.suffix != ".lock"]
 
 
 def test_a_folder_of_something_else_is_not_overwritten(corpus, wordpiece, tmp_path):
@@ -230,3 +233,73 @@ def test_a_folder_of_something_else_is_not_overwritten(corpus, wordpiece, tmp_pa
 def test_what_is_not_blocks_is_named(corpus):
     with pytest.raises(ValueError, match="not blocks"):
         info(corpus)
+
+
+# A term of each script, and what may stand before and after it in a text without parting it from that.
+IN_SCRIPTS = [
+    ("Schwarzenegger", "", "2"), ("O'Neil-Smith", "", "'s"), ("Straße", "", "²"), ("Иванов", "", ""),
+    ("Παπαδόπουλος", "", ""), ("محمد", "", ""), ("שלום כהן", "", ""), ("राम कुमार", "", ""), ("สมชาย", "นาย", "ไป"),
+    ("田中", "昨日", "さんは"), ("スミス", "ジョン", "さん"), ("김철수", "", "는"),
+]  # fmt: skip
+
+
+def ugly(term: str, draw) -> str:
+    """A term as it may stand in a text of PDFs, chats and the web: the same to a reader."""
+    unseen = draw(st.sampled_from(["", "\u00ad", "\u200b", "\u200d", "\u2060", "\ufeff", "\0", "\ufffd", "\u034f"]))
+    at = draw(st.integers(1, len(term)))
+    term = unicodedata.normalize(draw(st.sampled_from(["NFC", "NFD"])), term[:at]) + unseen + term[at:]
+    term = term.replace("'", draw(st.sampled_from("'’ʼ`＇"))).replace("-", draw(st.sampled_from("-\u2212\u2010 ")))
+    term = term.replace(" ", draw(st.sampled_from([" ", "\n", " \u00a0 ", "\t"])))
+    return draw(st.sampled_from([str, str.upper, str.lower]))(term)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), kind=kinds, chosen=st.lists(st.sampled_from(IN_SCRIPTS), min_size=1, max_size=4))
+def test_no_token_of_a_listed_term_is_a_target_however_it_is_written(data, kind, chosen):
+    tokenizer, text, places = make_tokenizer(kind), "x", []
+    for term, before, after in chosen:
+        written = ugly(term, data.draw)
+        start = len(text) + 1 + len(before)
+        text += " " + before + written + after
+        places.append((term, start, start + len(written)))
+    blacklist = Blacklist([term for term, _, _ in IN_SCRIPTS])
+    columns = tensors(encode(make_corpus([text + " y"]), tokenizer, blacklist, 64, allow_no_match=True))
+    ids, offsets = align(text + " y", tokenizer)
+    here = columns["record_ids"] >= 0
+    assert columns["input_ids"][here].tolist() == ids.tolist()
+    numbers = {term: blacklist.ids(Blacklist([term]))[0] for term, _, _ in places}
+    for term, start, end in places:
+        touched = torch.from_numpy((offsets[:, 0] < end) & (offsets[:, 1] > start))
+        assert (columns["sensitive"][here][touched] == 1).all()
+        assert touched.any() and numbers[term] in columns["term_ids"][here][touched]
+
+
+def test_what_a_tokenizer_writes_alike_is_one_term(home):
+    listed = ["José Müller", "İnci", "שָׁלוֹם", "ガク"]
+    text = "Jose Muller JOSÉ MU\u0308LLER jose-müller, Inci i\u0307nci, שלום, カク and Josef"
+    for kind, alike in (("wordpiece", 7), ("byte-level-bpe", 2)):
+        blocks = encode(make_corpus([text]), make_tokenizer(kind), Blacklist(listed), 64)
+        assert info(blocks)["matched"] == alike, kind
+        assert info(blocks)["unmatched"] == (0 if kind == "wordpiece" else 2)
+    both = Blacklist(["Jose"], "confidential") | Blacklist(["José"], "direct")
+    blocks = encode(make_corpus(["Jose and José"]), make_tokenizer("wordpiece"), both, 32)
+    columns = tensors(blocks)
+    assert set(columns["sensitive"][columns["term_ids"] >= 0].tolist()) == {1} and info(blocks)["unmatched"] == 0
+
+
+def test_special_tokens_written_in_a_text_are_text(wordpiece, home):
+    text = "see [MASK] and [PAD] or [SEP] here"
+    columns = tensors(encode(make_corpus([text]), wordpiece, None, 64))
+    ids = columns["input_ids"][columns["record_ids"] >= 0].tolist()
+    assert not {wordpiece.mask_token_id, wordpiece.pad_token_id, wordpiece.sep_token_id} & set(ids)
+
+
+def test_terms_that_stand_nowhere_are_counted(wordpiece, home):
+    corpus = make_corpus(["Ann Lee is here"])
+    with pytest.warns(UserWarning, match="2 of the 3 blacklisted terms stand nowhere") as caught:
+        blocks = encode(corpus, wordpiece, Blacklist(["Ann Lee", "Zanzibar", "Quux"]), 32)
+    assert "Zanzibar" not in str(caught[0].message) and info(blocks)["unmatched"] == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encode(corpus, wordpiece, Blacklist(["Ann Lee", "Ann"]), 32)
+        encode(corpus, wordpiece, Blacklist(["Ann Lee", "Zanzibar"]), 32, allow_no_match=True)

@@ -295,7 +295,7 @@ def test_weights_that_a_step_broke_are_not_kept(inplace, folder, blocks, wordpie
     with pytest.raises(NonFiniteLoss, match="step 2") as caught:
         fine_tune(model, blocks, epochs=1, batch_size=2, learning_rate=1e30, inplace=inplace, run_dir=run_dir)
     assert same(caught.value.model, good) and (caught.value.model is model) == inplace
-    with pytest.raises(NonFiniteLoss, match="no longer numbers after the last step") as caught:
+    with pytest.raises(NonFiniteLoss, match="no longer numbers") as caught:
         fine_tune(model, blocks, epochs=1, batch_size=len(blocks), learning_rate=1e39)
     assert same(caught.value.model, good)
 

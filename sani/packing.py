@@ -1,0 +1,105 @@
+"""Records as one stream of tokens that know their word and their term, and the stream as rows."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+
+from . import alignment
+from .matching import KINDS, Hit
+
+DTYPES = {
+    "input_ids": "int32",
+    "attention_mask": "int8",
+    "word_ids": "int32",
+    "unit_ids": "int32",
+    "sensitive": "int8",
+    "term_ids": "int32",
+    "record_ids": "int32",
+    "gold": "int8",
+}
+CODES = {kind: code for code, kind in enumerate(KINDS, start=1)}
+
+
+def _changes(values: np.ndarray) -> np.ndarray:
+    return np.concatenate(([True], values[1:] != values[:-1]))[: len(values)]
+
+
+def stream_of(texts: list[str], first: int, tokenizer, hits: list[list[Hit]], separator: int) -> np.ndarray:
+    """Records as one array (columns, tokens): id, new word?, new unit?, sensitive, term, gold, record.
+
+    Between two of them, and before all but the corpus's first, stands a separator, of no record.
+    """
+    encoding = alignment.encoded(texts, tokenizer)
+    counts = np.array([len(ids) for ids in encoding["input_ids"]])
+    bases = np.cumsum([0, *(len(text) + 1 for text in texts)])[:-1]  # white space parts the texts
+    ids = np.fromiter(chain.from_iterable(encoding["input_ids"]), dtype=np.int64, count=counts.sum())
+    ends = chain.from_iterable(chain.from_iterable(encoding["offset_mapping"]))
+    offsets = np.fromiter(ends, dtype=np.int64, count=2 * counts.sum()).reshape(-1, 2)
+    offsets += np.repeat(bases, counts)[:, None]
+    of_character = alignment.kinds("\n".join(texts))
+    offsets = alignment.trim(of_character, offsets)
+    words = alignment.words(of_character, offsets)
+    found = [
+        (base + h.start, base + h.end, CODES[h.kind], h.term_id, h.gold)
+        for base, of_text in zip(bases.tolist(), hits)
+        for h in of_text
+    ]
+    table = np.array([*found, (0, 0, 0, -1, 0)], dtype=np.int64)
+    spans = table[:-1, :2]
+    index = np.searchsorted(spans[:, 1], offsets[:, 0], side="right")
+    inside = index < len(spans)
+    # SentencePiece's "▁" of its own belongs to what follows it.
+    ends = offsets[:, 1] + (ids == tokenizer.convert_tokens_to_ids("▁")) * (ids != tokenizer.unk_token_id)
+    inside[inside] = spans[index[inside], 0] < ends[inside]
+    sensitive, term, gold = table[np.where(inside, index, len(spans)), 2:].T
+    units = np.where(inside, len(of_character) + 1 + index, words)
+    records = np.repeat(first + np.arange(len(texts)), counts)
+    new = _changes(records)
+    stream = np.stack((ids, _changes(words) | new, _changes(units) | new, sensitive, term, gold, records))
+    starts = (np.cumsum(counts) - counts)[(1 if first == 0 else 0) :]
+    return np.insert(stream, starts, np.array([[separator], [1], [1], [-1], [-1], [-1], [-1]]), axis=1)
+
+
+def pack(stream: np.ndarray, capacity: int, last: bool) -> Iterator[tuple[int, int]]:
+    """Greedy rows (start, end) of at most `capacity` tokens that cut no unit, unless it is an ordinary one too long."""
+    starts = np.flatnonzero(stream[2])
+    position, size = 0, stream.shape[1]
+    while position < size and (last or size - position > capacity):
+        end = min(position + capacity, size)
+        if end < size:
+            boundary = starts[np.searchsorted(starts, end, side="right") - 1]
+            end = boundary if boundary > position else end
+        yield position, end
+        position = end
+
+
+def without_separators(stream: np.ndarray, start: int, end: int) -> tuple[int, int]:
+    """Bounds of a row that neither begins nor ends with a separator of records."""
+    text = np.flatnonzero(stream[6, start:end] >= 0)
+    return (start + int(text[0]), start + int(text[-1]) + 1) if len(text) else (start, start)
+
+
+def rows_of(stream, bounds, block_size, special, next_ids) -> dict[str, np.ndarray]:
+    """Rows (rows, block_size) of each column, from the token stream and the bounds of its rows."""
+    begin, end, pad = special
+    finish = [] if end is None else [end]
+    rows = {name: np.full((len(bounds), block_size), -1, dtype=dtype) for name, dtype in DTYPES.items()}
+    rows["input_ids"][:] = pad
+    rows["attention_mask"][:] = 0
+    for r, (start, end) in enumerate(bounds):
+        piece = stream[:, start:end]
+        n = end - start
+        body = slice(1, n + 1)
+        text = piece[6] >= 0
+        rows["input_ids"][r, 0], rows["input_ids"][r, n + 1 : n + 1 + len(finish)] = begin, finish
+        rows["attention_mask"][r, : n + 1 + len(finish)] = 1
+        rows["input_ids"][r, body] = piece[0]
+        for name, changes in (("word_ids", piece[1]), ("unit_ids", piece[2])):
+            new = changes.astype(bool) & text
+            new[np.flatnonzero(text)[:1]] = True
+            rows[name][r, body] = np.where(text, next_ids[name] + np.cumsum(new) - 1, -1)
+            next_ids[name] += int(new.sum())
+        for name, values in zip(("sensitive", "term_ids", "gold", "record_ids"), piece[3:]):
+            rows[name][r, body] = np.where(text, values, -1)
+    return rows
