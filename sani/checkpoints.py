@@ -180,6 +180,8 @@ class State:
         found = measure(model, epoch) or {"": float("nan")}  # a row at least, so that the epoch counts as measured
         if isinstance(found, Mapping):
             found = [{"metric": name, "value": value} for name, value in found.items()]
+        if not isinstance(found, Sequence) or isinstance(found, str):
+            raise TypeError(f"measure returned a {type(found).__name__}; make it a dict, a list of rows, or None")
         for row in found:
             numbers = {name: value if isinstance(value, str) else float(value) for name, value in row.items()}
             self.rows.append({"epoch": epoch, **numbers})

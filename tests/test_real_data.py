@@ -52,20 +52,20 @@ def bert_base_tokenizer():
 
 
 def recount(corpus, blacklist):
-    """Hits of each term by one regular expression per term over the text, longest first; annotated spans first."""
+    """Hits by one regular expression per term over the text, longest first, and what is left; annotated spans first."""
     table = blacklist.terms(reveal=True)
     patterns = []
     for row in table.itertuples():
-        atoms = re.findall(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*|[^\w\s\-\u00ad\u2010-\u2015]", row.term)
+        atoms = re.findall(r"[^\W\d_](?:[^\W\d_]|[\u0300-\u036f])*|\d+|[^\w\s\-\u00ad\u00b7\u2010-\u2015]", row.term)
         while not atoms[0][0].isalnum():
             atoms.pop(0)
         while not atoms[-1][0].isalnum():
             atoms.pop()
         gap = r"[\s_\-\u00ad\u2010-\u2015]*"
         body = gap.join(re.escape(a) for a in atoms)
-        patterns.append(
-            (row.term_id, row.match, len(atoms), re.compile(rf"(?<![^\W_]){body}(?![^\W_\u0300-\u036f])", re.I))
-        )
+        before, after = (r"\d" if atom.isdigit() else r"[^\W\d_]" for atom in (atoms[0], atoms[-1]))
+        pattern = re.compile(rf"(?<!{before}){body}(?!{after}|[\u0300-\u036f])", re.I)
+        patterns.append((row.term_id, row.match, len(atoms), pattern))
     counts = Counter()
     for text, spans in zip(corpus["text"], corpus["identifiers"]):
         taken = np.zeros(len(text), dtype=bool)
@@ -80,9 +80,9 @@ def recount(corpus, blacklist):
             for m in pattern.finditer(text)
         ]
         for length, start, _ in sorted(found, reverse=True):
-            if not taken[-start : -start + length].any():
-                taken[-start : -start + length] = True
-                counts["matched"] += 1
+            left = ["\0" if used else c for c, used in zip(text[-start : -start + length], taken[-start:])]
+            taken[-start : -start + length] = True
+            counts["matched"] += sum(any(map(str.isalnum, piece)) for piece in "".join(left).split("\0"))
     return counts
 
 

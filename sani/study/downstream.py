@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from ..models import family
-from ..training import NonFiniteLoss, default_learning_rate
+from ..training import default_learning_rate
 
 WARMUP = 0.1  # of the steps
 
@@ -40,7 +40,7 @@ def emotion_f1(
     768, scaled by 768 / width), then linear decay to 0. train, test: columns text and label. Texts are cut to what the
     model can hold. Model, tokenizer and random state stay as they are; on a CPU a seed gives the same bits.
     Raises ValueError for a causal or unknown model, a tokenizer or corpora that do not fit, bad arguments (all before
-    training), and NonFiniteLoss. Source: PAPER §4 (settings), §5 (utility in case B).
+    training), and ArithmeticError for a loss that is no number. Source: PAPER §4 (settings), §5 (utility in case B).
     """
     _check(model, tokenizer, train=train, test=test)
     learning_rate = default_learning_rate(model) / 5 if learning_rate is None else learning_rate
@@ -116,11 +116,10 @@ def _train(classifier, rows, epochs, learning_rate, batch_size, seed, progress) 
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
                 if not torch.isfinite(loss + norm):
-                    raise NonFiniteLoss(
+                    raise ArithmeticError(
                         f"the classifier's loss is {loss.item()}, its gradient's norm {norm.item()}, in epoch "
-                        f"{epoch + 1}, step {step + 1} of {per_epoch}; lower learning_rate={learning_rate:g}",
-                        classifier, epoch + 1, step + 1,
-                    )  # fmt: skip
+                        f"{epoch + 1}, step {step + 1} of {per_epoch}; lower learning_rate={learning_rate:g}"
+                    )
                 optimizer.step()
                 schedule.step()
                 bar.update()
