@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from transformers import AutoTokenizer
 
@@ -114,6 +115,16 @@ def test_no_term_of_four_or_more_letters_appears_anywhere(tmp_path):
         assert not leaks(str(path.relative_to(tmp_path)).lower())
     for path in tables:
         assert not leaks(pd.read_parquet(path).to_string().lower())
+
+    # As token ids too, in any width, or spelled out: nowhere but in the blocks, which are text by another name.
+    tokenizer = sani.load_model("tiny-bert")[1]
+    written = [tokenizer(term, add_special_tokens=False)["input_ids"] for term in sorted(telling)]
+    written = [ids for ids in written if len(ids) > 2]
+    assert len(written) > 80
+    forms = [np.array(ids, dtype).tobytes() for ids in written for dtype in ("<i2", "<i4", "<i8")]
+    forms += [sign.join(map(str, ids)).encode() for ids in written for sign in (",", ", ", " ")]
+    holding = {path.parent.name[:7] for path in files if any(form in path.read_bytes() for form in forms)}
+    assert holding == {"blocks-"}
 
     # What holds text lies in the run folder alone, and only its owner can read it.
     for path in files:
