@@ -43,7 +43,12 @@ import sani
 from sani.data.corpora import with_strangers
 from sani.evaluation import fill_in
 from sani.results import figures
+from sani.runs import checked
 
+for name in ("records", "heldout_records", "batch_size"):
+    checked(name, globals()[name], int, 1)
+for name, most in {"fraction": 1, "epochs": None, "learning_rate": None, "seed": None, "examples": None}.items():
+    checked(name, globals()[name], int if name in ("seed", "examples") else float, 0, most)
 pd.set_option("display.max_colwidth", None)
 
 # %% [markdown]

@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 from .matching import KINDS, WORD, Finder, Hit, Key, Rules, fold
 from .runs import fingerprint, replacing
 from .selection import AMBIGUOUS, Selection, common_words, is_number, outside, pieces
-from .term_files import read_terms
 
 
 class Blacklist:
@@ -94,10 +93,10 @@ class Blacklist:
         options = {"ambiguous": "everywhere", "min_share": 0.05} | options
         rules = _taken(Rules, options)
         Selection(**options)
-        spans = _entities().read_spans(spans, corpus, classes, threshold)
+        spans = _data("entities").read_spans(spans, corpus, classes, threshold)
         if not any(spans):
             raise ValueError(f"no span of {classes or 'any class'} has a score of at least {threshold}")
-        corpus = _entities().annotate(corpus, spans, kind)
+        corpus = _data("entities").annotate(corpus, spans, kind)
         return cls.from_annotations(corpus, default_kind=kind, **rules, **options)
 
     @classmethod
@@ -113,7 +112,7 @@ class Blacklist:
         _check_kind(kind)
         rules, selection = _taken(Rules, options), _taken(Selection, options)
         Selection(**selection)
-        spans = _entities().find_entities(corpus, model, classes, threshold, **options)
+        spans = _data("entities").find_entities(corpus, model, classes, threshold, **options)
         if not any(spans):
             raise ValueError(
                 f"model {model} finds no entity of {classes or 'any class'} of probability ≥ {threshold} in the "
@@ -156,7 +155,9 @@ class Blacklist:
         """
         _check_kind(kind)
         Selection(min_count, top)
-        names = {word: count for word, count in _entities().capitalized(corpus, share).items() if count >= min_count}
+        names = {
+            word: count for word, count in _data("entities").capitalized(corpus, share).items() if count >= min_count
+        }
         if not names:
             raise ValueError(
                 f"no word is written with a capital inside a sentence {min_count} times and almost never without; "
@@ -169,7 +170,7 @@ class Blacklist:
         """A file of one term per line, or CSV with the header `term,kind` (and `match`: everywhere or span)."""
         _check_kind(kind)
         blacklist = cls(**rules)
-        for row in read_terms(path).rows:
+        for row in _data("term_files").read_terms(path).rows:
             blacklist._add(row.term, row.kind or kind, row.match != "span")
         return blacklist
 
@@ -317,9 +318,9 @@ class Blacklist:
         return table[table["elsewhere"] > 0].sort_values("elsewhere", ascending=False, ignore_index=True)
 
 
-def _entities() -> ModuleType:
-    """The module of the room `data` that finds and reads spans; looked up when called, for the core imports no room."""
-    return import_module("sani.data.entities")
+def _data(module: str) -> ModuleType:
+    """A module of the room `data`, looked up when called, for the core imports no room."""
+    return import_module(f"sani.data.{module}")
 
 
 def _taken(kind: type, options: dict) -> dict:

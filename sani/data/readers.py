@@ -17,7 +17,7 @@ import defusedxml
 import defusedxml.ElementTree
 
 from ..matching import KINDS
-from ..term_files import csv_rows
+from .term_files import csv_rows
 
 Raw = dict[str, Any]  # a raw record: see `raw_record`
 Row = tuple[int, str, Any]  # of a file: its number, where it stands (for messages), what it holds

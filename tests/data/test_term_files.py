@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sani.term_files import read_terms
+from sani.data.term_files import read_terms
 
 SECRET = "Zanzibarius"
 

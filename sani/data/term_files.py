@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from .matching import KINDS
-from .selection import AMBIGUOUS
+from ..matching import KINDS
+from ..selection import AMBIGUOUS
 
 LINE_END = re.compile("\r\n|[\r\n]")
 COLUMNS = ("term", "kind", "match")
