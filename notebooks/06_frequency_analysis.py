@@ -46,7 +46,7 @@ import sani
 from sani.results import figures, statistics, tables
 from sani.study import Setting
 
-Setting.from_parameters(globals())  # refuses what no parameter can be
+_ = Setting.from_parameters(globals())  # refuses what no parameter can be
 
 # %% [markdown]
 # ## Which names are there?

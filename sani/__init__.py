@@ -5,7 +5,7 @@ import os
 # OpenMP's threads wait by spinning: for long beside other processes, a step then waits for a partner that is not
 # running; for a moment, as here, it costs next to nothing. Read once, when torch is loaded.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-    os.environ["GOMP_SPINCOUNT"] = "1000"
+    os.environ["GOMP_SPINCOUNT"] = "2000"
 
 from .blacklists import Blacklist
 from .blocks import encode

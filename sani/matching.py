@@ -155,7 +155,7 @@ class Matcher:
         for words in ids:
             lengths[words[0]].add(len(words))
         self.lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
-        words = np.zeros(1 << max(16, len(self.lengths).bit_length() + 3), dtype=bool)
+        words = np.zeros(1 << max(16, len(self.lengths).bit_length() + 5), dtype=bool)
         self.suspect = words
         words[self._hashes(f" {' '.join(self.lengths)} ")[1]] = True
 
@@ -183,12 +183,15 @@ class Matcher:
         return hits
 
     def _hashes(self, normal: str) -> tuple[np.ndarray, np.ndarray]:
-        """Where the words between spaces start, and a hash of each, of its length and first two and last letters."""
+        """Where the words between spaces start, and a hash of each: of its length, first three letters and last."""
         codes = np.frombuffer(normal.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         spaces = np.flatnonzero(codes == 32)
         starts, ends = spaces[:-1] + 1, spaces[1:]
-        parts = (codes[starts], codes[np.minimum(starts + 1, ends)], codes[ends - 1], (ends - starts).astype(np.uint32))
-        hashes = sum(part * np.uint32(odd) for part, odd in zip(parts, _ODD))
+        hashes = (ends - starts).astype(np.uint32)
+        for odd, at in zip(_ODD, (starts, starts + 1, np.minimum(starts + 2, ends), ends - 1)):
+            hashes *= np.uint32(odd)
+            hashes += codes[at]
+        hashes *= np.uint32(_ODD[0])
         return starts, hashes >> np.uint32(32 - (len(self.suspect) - 1).bit_length())
 
     def _add(self, hits: list, text: str, normal: str, start: int, end: int, first: str) -> None:
