@@ -188,7 +188,7 @@ class Matcher:
         spaces = np.flatnonzero(codes == 32)
         starts, ends = spaces[:-1] + 1, spaces[1:]
         hashes = (ends - starts).astype(np.uint32)
-        for odd, at in zip(_ODD, (starts, starts + 1, np.minimum(starts + 2, ends), ends - 1)):
+        for odd, at in zip(_ODD, (starts, np.minimum(starts + 1, ends), np.minimum(starts + 2, ends), ends - 1)):
             hashes *= np.uint32(odd)
             hashes += codes[at]
         hashes *= np.uint32(_ODD[0])
