@@ -55,8 +55,8 @@ def purge(sure: bool = False) -> int:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m sani", description="SANI: what lies on this disk.")
     commands = parser.add_subparsers(dest="command", required=True)
-    told = "delete the run folders under runs/: blocks, checkpoints, models (they may hold private text)"
-    commands.add_parser("purge", help=told, description=told).add_argument("--yes", action="store_true", help="ask not")
+    text = "delete the run folders under runs/: blocks, checkpoints, models (they may hold private text)"
+    commands.add_parser("purge", help=text, description=text).add_argument("--yes", action="store_true", help="ask not")
     try:
         print(f"{purge(parser.parse_args(arguments).yes)} run folders deleted from {runs_folder()}")
     except OSError as error:

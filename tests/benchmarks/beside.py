@@ -25,12 +25,12 @@ if __name__ == "__main__":
     for count in (0, os.cpu_count()):
         busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
         try:
-            for spins in sys.argv[1:] or ["300000", "1000", "300", "0"]:
+            for spins in sys.argv[1:] or ["300000", "2000", "0"]:
                 environment, command = os.environ | {"GOMP_SPINCOUNT": spins}, [sys.executable, "-c", WORK]
                 try:
-                    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120).stdout
+                    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
                 except subprocess.TimeoutExpired:
-                    done = "more than 120 s"
+                    done = "more than 60 s"
                 print(f"beside {count} busy, {spins:>6} spins: {done.strip()}", flush=True)
         finally:
             for process in busy:
