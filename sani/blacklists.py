@@ -37,7 +37,7 @@ class Blacklist:
         if isinstance(terms, str):
             raise TypeError("terms is one str, whose letters would be the terms; pass a list: Blacklist([term])")
         self.rules = Rules(case_sensitive, whole_words)
-        self._entries: dict[Key, tuple[str, str, bool]] = {}
+        self._entries: dict[Key, tuple[str, str, bool, str]] = {}  # text, kind, everywhere?, type
         for term in terms:
             if not isinstance(term, str):
                 raise TypeError(f"a term is a {type(term).__name__}; terms are str")
@@ -61,22 +61,24 @@ class Blacklist:
         known = {span["type"] for spans in corpus["identifiers"] for span in spans}
         if types is not None and (unknown := set(types) - known):
             raise ValueError(f"the corpus has no identifiers of type {sorted(unknown)}; it has {sorted(known)}")
-        blacklist, annotated = cls(**rules), Counter()
+        blacklist, annotated, types_of = cls(**rules), Counter(), defaultdict(Counter)
         for text, spans in zip(corpus["text"], corpus["identifiers"]):
             for span in sorted(spans, key=lambda s: s["start"]):
                 if types is None or span["type"] in types:
                     for term in pieces(text[span["start"] : span["end"]]):
                         if key := blacklist._add(term, span["kind"] or default_kind):
                             annotated[key] += 1
+                            types_of[key][span["type"]] += 1
         if not annotated:
             raise ValueError(
                 "the corpus has no annotated identifiers to make a blacklist of; "
                 "use Blacklist.from_rare_words(corpus), Blacklist.from_file(path) or Blacklist([...])"
             )
-        if ambiguous == "span":
-            common = common_words(corpus, annotated)
-            for key, (text, kind, _) in list(blacklist._entries.items()):
-                blacklist._entries[key] = (text, kind, not (key in common or is_number(key)))
+        common = common_words(corpus, annotated) if ambiguous == "span" else ()
+        for key, (text, kind, *_) in list(blacklist._entries.items()):
+            everywhere = ambiguous != "span" or not (key in common or is_number(key))
+            most = max(sorted(types_of[key]), key=types_of[key].get)
+            blacklist._entries[key] = (text, kind, everywhere, most)
         return blacklist._combine(blacklist, chosen.of(blacklist, corpus, annotated))
 
     @classmethod
@@ -167,19 +169,19 @@ class Blacklist:
 
     @classmethod
     def from_file(cls, path: str | Path, kind: str = "direct", **rules) -> "Blacklist":
-        """A file of one term per line, or CSV with the header `term,kind` (and `match`: everywhere or span)."""
+        """A file of one term per line, or CSV with the header `term,kind` (and `match`: everywhere or span; `type`)."""
         _check_kind(kind)
         blacklist = cls(**rules)
         for row in _data("term_files").read_terms(path).rows:
-            blacklist._add(row.term, row.kind or kind, row.match != "span")
+            blacklist._add(row.term, row.kind or kind, row.match != "span", row.type or "")
         return blacklist
 
-    def _add(self, term: str, kind: str, everywhere: bool = True) -> Key | None:
+    def _add(self, term: str, kind: str, everywhere: bool = True, type_: str = "") -> Key | None:
         _check_kind(kind)
         key = self.key(term)
         if key:
-            text, old_kind, old_everywhere = self._entries.get(key, (" ".join(term.split()), kind, everywhere))
-            self._entries[key] = (text, min(kind, old_kind, key=KINDS.index), everywhere or old_everywhere)
+            new = (" ".join(term.split()), kind, everywhere, type_)
+            self._entries[key] = _merged([self._entries[key], new]) if key in self._entries else new
             for made in ("_ids", "_finder"):
                 self.__dict__.pop(made, None)
         return key or None
@@ -213,23 +215,25 @@ class Blacklist:
         return self.key(term) in self._entries
 
     def __repr__(self) -> str:
-        counts = Counter(kind for _, kind, _ in self._entries.values())
-        spans = sum(not everywhere for _, _, everywhere in self._entries.values())
+        counts = Counter(kind for _, kind, *_ in self._entries.values())
+        spans = sum(not everywhere for _, _, everywhere, _ in self._entries.values())
         kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
         return f"<Blacklist: {len(self)} terms ({kinds or 'empty'}); {spans} count only where annotated>"
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change with any term, kind or rule of matching."""
-        return fingerprint(
-            self.rules.case_sensitive, self.rules.whole_words, sorted((k, v[1], v[2]) for k, v in self._entries.items())
-        )
+        """16 hex digits that change with any term, its kind, type or rule of matching."""
+        entries = sorted((key, *entry[1:]) for key, entry in self._entries.items())
+        return fingerprint(self.rules.case_sensitive, self.rules.whole_words, entries)
 
     def terms(self, reveal: bool = False) -> pd.DataFrame:
-        """A row per term: term_id, kind, words, match; with `reveal=True` the term itself."""
+        """A row per term: term_id, kind, words, match, type; with `reveal=True` the term itself.
+
+        The type is the one most often annotated ("PATIENT", …), or "".
+        """
         entries = ((i, key, *self._entries[key]) for key, i in self._ids.items())
-        rows = [(i, kind, len(key), AMBIGUOUS[everywhere], text) for i, key, text, kind, everywhere in entries]
-        table = pd.DataFrame(rows, columns=["term_id", "kind", "words", "match", "term"])
+        rows = [(i, kind, len(key), AMBIGUOUS[everywhere], of, text) for i, key, text, kind, everywhere, of in entries]
+        table = pd.DataFrame(rows, columns=["term_id", "kind", "words", "match", "type", "term"])
         return table if reveal else table.drop(columns="term")
 
     def ids(self, other: "Blacklist") -> list[int]:
@@ -255,9 +259,7 @@ class Blacklist:
             raise ValueError("the blacklists differ in case_sensitive or whole_words; make both alike")
         result = self._empty()
         for key in keys:
-            entries = [side._entries[key] for side in (self, other) if key in side._entries]
-            kind = min((entry[1] for entry in entries), key=KINDS.index)
-            result._entries[key] = (entries[0][0], kind, any(entry[2] for entry in entries))
+            result._entries[key] = _merged([side._entries[key] for side in (self, other) if key in side._entries])
         return result
 
     def __or__(self, other: "Blacklist") -> "Blacklist":
@@ -270,13 +272,13 @@ class Blacklist:
         return self._combine(other, [k for k in self._entries if k not in other._entries])
 
     def save(self, path: str | Path) -> None:
-        """Write CSV `term,kind,match`, mode 0600. The file holds the terms in clear."""
+        """Write CSV `term,kind,match,type`, mode 0600. The file holds the terms in clear."""
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["term", "kind", "match"])
+            writer.writerow(["term", "kind", "match", "type"])
             for key in sorted(self._entries):
-                text, kind, everywhere = self._entries[key]
-                writer.writerow([text, kind, AMBIGUOUS[everywhere]])
+                text, kind, everywhere, of = self._entries[key]
+                writer.writerow([text, kind, AMBIGUOUS[everywhere], of])
 
     load = from_file
 
@@ -284,7 +286,7 @@ class Blacklist:
 
     def finder(self, tokenizer: PreTrainedTokenizerBase | None = None) -> Finder:
         """What finds its terms in texts; with a tokenizer also what that reads like one (without case, accents, …)."""
-        return Finder([(key, *self._entries[key][1:]) for key in self._ids], self.rules, tokenizer)
+        return Finder([(key, *self._entries[key][1:3]) for key in self._ids], self.rules, tokenizer)
 
     def find(self, text: str, identifiers: Iterable[Mapping] = ()) -> list[Hit]:
         """The terms in a text: sorted, disjoint spans. `identifiers` are the record's annotated spans, if any."""
@@ -310,7 +312,7 @@ class Blacklist:
     def collisions(self, corpus: Dataset, reveal: bool = False) -> pd.DataFrame:
         """A row per term that also stands outside annotated spans: how often annotated and elsewhere, and its rule."""
         everywhere = self._empty()
-        everywhere._entries = {key: (text, kind, True) for key, (text, kind, _) in self._entries.items()}
+        everywhere._entries = {key: (text, kind, True, of) for key, (text, kind, _, of) in self._entries.items()}
         counts = Counter((hit.term_id, hit.gold) for found in everywhere.find_all(corpus) for hit in found)
         table = self.terms(reveal)
         for name, gold in (("annotated", True), ("elsewhere", False)):
@@ -321,6 +323,12 @@ class Blacklist:
 def _data(module: str) -> ModuleType:
     """A module of the room `data`, looked up when called, for the core imports no room."""
     return import_module(f"sani.data.{module}")
+
+
+def _merged(entries: Sequence[tuple[str, str, bool, str]]) -> tuple[str, str, bool, str]:
+    """One entry of several of a term: of the strongest kind, of the first type that is known."""
+    texts, kinds, everywhere, types = zip(*entries)
+    return texts[0], min(kinds, key=KINDS.index), any(everywhere), next(filter(None, types), "")
 
 
 def _taken(kind: type, options: dict) -> dict:

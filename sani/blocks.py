@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetInfo, Features, Sequence, Value
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from .blacklists import Blacklist
 from .devices import processes
 from .models import vocabulary
-from .packing import DTYPES, pack, rows_of, stream_of, without_separators
+from .packing import DTYPES, RECORD, ROWS, known_of, pack, rows_of, stream_of, without_separators
 from .runs import checked, code_fingerprint, fingerprint, made, named_folder, runs_folder, unfinished
 
 FEATURES = Features({name: Sequence(Value(dtype)) for name, dtype in DTYPES.items()})
@@ -46,11 +47,12 @@ def encode(
 
     Columns, each (block_size,): input_ids, attention_mask, word_ids, unit_ids (words or blacklisted n-grams),
     sensitive (0 none, 1 direct, 2 indirect, 3 confidential), term_ids (as in `blacklist.terms()`), record_ids
-    (row of the corpus), gold (1 on annotated spans); −1 on special tokens and padding. Records follow each other in a
-    row, parted by the separator token; rows for causal models (tokenizers without mask token) begin with bos and so
-    does each record in them. What the tokenizer writes like a listed term counts as that term: with an uncased one
-    that drops accents, "Jose" as "José". "[MASK]" in a text is text. Blocks hold the text in clear: they lie in
-    `run_dir`, by default `runs/blocks-<hash>`, mode 0700.
+    (row of the corpus), gold (1 on annotated spans), person_ids (numbered as they come), and of listed terms type_ids
+    (as in `info(blocks)["types"]`) and styles (their capitals and leading blank, as far as the tokenizer shows them);
+    −1 on special tokens and padding. Records follow each other in a row, parted by the separator token; rows for causal
+    models (tokenizers without mask token) begin with bos and so does each record in them. What the tokenizer writes
+    like a listed term counts as that term: with an uncased one that drops accents, "Jose" as "José". "[MASK]" in a text
+    is text. Blocks hold the text in clear: they lie in `run_dir`, by default `runs/blocks-<hash>`, mode 0700.
     Of several processes (`accelerate launch`, `torchrun`), which must all call this, the main one encodes.
     Raises TypeError for what is no corpus, tokenizer or blacklist, and ValueError, before anything is written, for a
     slow tokenizer or one without padding token of its own, a block size out of range, a blacklist that matches nothing
@@ -120,7 +122,9 @@ def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dic
     next_ids = {"word_ids": 0, "unit_ids": 0}
     totals = {"tokens": 0, "matched": 0, "sensitive_tokens": 0, "trainable": False}
     finder, seen = blacklist.finder(tokenizer), set()
-    carry = np.zeros((7, 0), dtype=np.int64)
+    carry = np.zeros((3 + len(ROWS), 0), dtype=np.int64)
+    types = pd.Categorical(blacklist.terms()["type"])
+    known = known_of(pd.factorize(pd.Series(corpus["person_id"]))[0], types.codes.astype(np.int64), tokenizer)
     schema = FEATURES.arrow_schema
     bar = tqdm(total=len(corpus), desc="encode", unit="record", delay=2, disable=not progress, leave=False)
     with bar, pa.OSFile(str(temporary / "blocks.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
@@ -130,9 +134,9 @@ def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dic
             hits = list(map(finder.apart, texts, candidates, identifiers))
             totals["matched"] += sum(map(len, hits))
             totals["trainable"] = totals["trainable"] or any(map(_leaves_words, texts, hits))
-            stream = stream_of(texts, first, tokenizer, hits, separator)
+            stream = stream_of(texts, first, tokenizer, hits, separator, known)
             _check_lengths(stream, capacity, corpus)
-            totals["tokens"] += int((stream[6] >= 0).sum())
+            totals["tokens"] += int((stream[RECORD] >= 0).sum())
             totals["sensitive_tokens"] += int((stream[3] > 0).sum())
             stream = np.concatenate((carry, stream), axis=1)
             bounds = list(pack(stream, capacity, last=first + len(texts) >= len(corpus)))
@@ -142,7 +146,7 @@ def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dic
                 writer.write_batch(_batch(rows_of(stream, bounds, block_size, special, next_ids), schema))
             bar.update(len(texts))
     unmatched = sum(finder.counted_as.get(i, i) not in seen for i in range(len(blacklist)))
-    return totals | {"units": next_ids["unit_ids"], "unmatched": unmatched}
+    return totals | {"units": next_ids["unit_ids"], "unmatched": unmatched, "types": list(types.categories)}
 
 
 def _batches(corpus: Dataset) -> Iterator[tuple[int, list[str], list[list[dict]]]]:
@@ -245,7 +249,7 @@ def _check_lengths(stream: np.ndarray, capacity: int, corpus: Dataset) -> None:
     lengths = np.diff(np.append(starts, stream.shape[1]))
     too_long = (lengths > capacity) & (stream[3, starts] > 0)
     if too_long.any():
-        record_id = corpus[int(stream[6, starts[too_long][0]])]["record_id"]
+        record_id = corpus[int(stream[RECORD, starts[too_long][0]])]["record_id"]
         raise ValueError(
             f"record {record_id!r} holds a blacklisted term of {lengths[too_long][0]} tokens, longer than a row "
             f"({capacity} tokens of text); raise block_size or shorten the term"

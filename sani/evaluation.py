@@ -1,4 +1,4 @@
-"""Measuring regurgitation, privacy and utility: exhaustive masking, or teacher forcing (PAPER §5)."""
+"""Measuring regurgitation, exposure and utility: exhaustive masking, or teacher forcing (PAPER §5)."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -12,11 +12,13 @@ from transformers import PreTrainedModel
 
 from . import blocks as blocks_
 from .blacklists import KINDS, Blacklist
+from .exposure import NAMES, RARE, Ranks
 from .models import family
 from .predictions import Pass, Units, best_tokens, check_blocks, layout, portions, predict
 from .runs import checked, one_of
 
 CONTEXTS = {"visible": "in_place", "isolated": "in_place_isolated", "padded": "in_place_padded"}
+EXPOSURES = {"visible": "exposure", "isolated": "exposure_isolated"}
 COUNTS = ["kind", "spans", "context", "metric", "count", "total", "value"]
 
 
@@ -25,17 +27,24 @@ class Report:
     """What a model regurgitates of the blacklist, and what it still knows of the rest.
 
     `counts`: tidy table of kind, spans, context, metric (object), count, total (int64) and value (float64).
-    kind: direct, indirect, confidential or all; none for utility. spans: `scored` (annotated spans, for kinds that
-    have some; else the matcher's hits) and `matched` (all of the matcher's hits). context: `visible` (other mentions
-    of the term in the row readable), `isolated` (hidden too) or, for causal models, `padded` (no listed term of the
-    row readable, as in PPCLM).
+    kind: direct, indirect, confidential or all; none for utility; of exposure also `names` and each annotated type.
+    spans: `scored` (annotated spans, for kinds that have some; else the matcher's hits) and `matched` (all of the
+    matcher's hits). context: `visible` (other mentions of the term in the row readable); `isolated` (hidden: with a
+    masked model all listed terms of the row, with a causal one the earlier mentions of the same term); for causal
+    models also `padded` (no listed term of the row readable, as in PPCLM).
+    metric: `in_place`; `elsewhere_sensitive` and `elsewhere_ordinary`, units that come out as another listed term;
+    `paper`, both, over the iterations; `partial`, by token; `exposure`, the mean over the units that have alternatives
+    (`count` of `total`; of a causal model at most SAMPLE are drawn), and `exposure_rare`, over those of terms of at
+    most RARE iterations; `excess`; utility.
     `terms`: a row per term found, by number: term_id, kind, tokens (at most), iterations (its units), and how many of
     these came back whole in each context (in_place, in_place_isolated, in_place_padded); int64 but for kind, and for
     `term` (object), the term in clear, if `reveal` asked for it.
-    `units`: a row per unit, as `predictions.Units.table` (unit_id, row, record_id, term_id, kind, gold, tokens), with
-    correct and correct_padded (int64: tokens predicted right), in_place, in_place_isolated and in_place_padded (bool: a
-    listed term came back whole), elsewhere (bool: another listed term came in its place), scored (bool: it counts
-    for the spans `scored`). The padded columns are of causal models only.
+    `units`: a row per unit, as `predictions.Units.table` (unit_id, row, record_id, term_id, kind, gold, tokens, …),
+    with correct and correct_padded (int64: tokens predicted right), in_place, in_place_isolated and in_place_padded
+    (bool: a listed term came back whole), elsewhere (object: the kind of another listed term that came in its place, or
+    ""), exposure and exposure_isolated (float64, NaN where there is none), type (object, "" if none was annotated),
+    iterations of the term, scored (bool: it counts for the spans `scored`). The padded columns are of causal models
+    only.
     """
 
     counts: pd.DataFrame
@@ -67,15 +76,23 @@ class Report:
         return self.value("utility", kind="none")
 
     def interval(
-        self, metric: str = "in_place", kind: str = "all", level: float = 0.95, seed: int = 0
+        self, metric: str = "in_place", kind: str = "all", level: float = 0.95, seed: int = 0, context: str = "visible"
     ) -> tuple[float, float]:
-        """Percentile bootstrap interval over records (2,000 draws) of `in_place`, `in_place_isolated` or `utility`."""
-        units = self.units.assign(iterations=1)
+        """Percentile bootstrap interval over records (2,000 draws) of in_place, exposure, exposure_rare or utility.
+
+        NaN where nothing of that kind was measured.
+        """
+        one_of("metric", metric, ("in_place", "exposure", "exposure_rare", "utility"))
+        units = self.units.assign(one=1)
         if metric == "utility":
             chosen, part, whole = units["kind"] == "none", "correct", "tokens"
         else:
-            one_of("kind", kind, (*KINDS, "all"))
-            chosen, part, whole = units["scored"] & _of_kind(units, kind), metric, "iterations"
+            more = () if metric == "in_place" else ("names", *sorted({*units["type"]} - {""}))
+            one_of("kind", kind, (*KINDS, "all", *more))
+            part = CONTEXTS[context] if metric == "in_place" else EXPOSURES[context]
+            chosen, whole = units["scored"] & _of_kind(units, kind) & units[part].notna(), "one"
+            if metric == "exposure_rare":
+                chosen &= units["iterations"] <= RARE
         sums = units[chosen].groupby("record_id")[[part, whole]].sum().to_numpy(dtype=float)
         if len(sums) == 0:
             return float("nan"), float("nan")
@@ -128,15 +145,15 @@ def evaluate(
     elif base is not None:
         check_blocks(base, blocks, "base")
         base = evaluate(base, blocks, batch_size=batch_size, seed=seed, progress=progress)
-    units = _predicted(model, laid, blocks, batch_size, progress)
-    rows = _count(units)
+    units = _predicted(model, laid, blocks, batch_size, progress, seed)
+    rows = _count(units) + _exposures(units)
     if base is not None:
         for context, column in CONTEXTS.items():
             if column in units:
                 excess = units[column].astype(int) - base.units[column].astype(int)
                 rows += _by_kind(units, excess, "excess", context)
     if heldout is not None:
-        of_others = _count(_predicted(model, layout(heldout, seed), heldout, batch_size, progress, apart=False))
+        of_others = _count(_predicted(model, layout(heldout, seed), heldout, batch_size, progress))
         kept = [row for row in of_others if row["metric"] in ("utility", "utility_all")]
         rows += [row | {"metric": row["metric"] + "_heldout"} for row in kept]
     listed = units[units["term_id"] >= 0].groupby("term_id")
@@ -175,15 +192,19 @@ def fill_in(model: PreTrainedModel, blocks: Dataset, tokenizer, unit_ids: list[i
     return pd.DataFrame(rows)
 
 
-def _predicted(model, units: Units, blocks, batch_size, progress, apart=True) -> pd.DataFrame:
-    """The columns of `Report.units`."""
-    unknown = blocks_.info(blocks)["unk_token_id"]
-    predictions = predict(model, units, blocks, batch_size, progress, apart)
+def _predicted(model, units: Units, blocks, batch_size, progress, seed: int | None = None) -> pd.DataFrame:
+    """The columns of `Report.units`; without `seed` only what is predicted of the rows as they are."""
+    info, causal = blocks_.info(blocks), family(model).causal
     table, index, truth = units.table, units.tokens["unit"], units.tokens["id"]
-    right = {context: np.bincount(index, ids == truth, len(table)) for context, ids in predictions.items()}
     # The unknown token stands for no term in particular: predicting it reveals none.
-    known = np.bincount(index, truth == (-1 if unknown is None else unknown), len(table)) == 0
-    listed = (table["term_id"] >= 0) & known
+    unknown = -1 if info["unk_token_id"] is None else info["unk_token_id"]
+    known = np.bincount(index, truth == unknown, len(table)) == 0
+    listed, ranks, watch = (table["term_id"] >= 0) & known, None, None
+    if seed is not None:
+        ranks = Ranks(units, seed, listed.to_numpy(), causal)
+        watch = None if causal else ranks.add
+    predictions = predict(model, units, blocks, batch_size, progress, ranks is not None, watch)
+    right = {context: np.bincount(index, ids == truth, len(table)) for context, ids in predictions.items()}
     table["correct"] = right["visible"].astype(np.int64)
     for context, column in CONTEXTS.items():
         if context in right:
@@ -193,21 +214,37 @@ def _predicted(model, units: Units, blocks, batch_size, progress, apart=True) ->
     table["elsewhere"] = _elsewhere(units, predictions["visible"], listed)
     annotated = set(table["kind"][table["gold"]])
     table["scored"] = (table["term_id"] >= 0) & (table["gold"] | ~table["kind"].isin(annotated))
+    if ranks is not None:
+        if causal:
+            ranks.add_causal(model, blocks, progress)
+        found = ranks.of_units()
+        for context, column in EXPOSURES.items():
+            table[column] = found.get(context, np.full(len(table), np.nan))
+        table["type"] = np.array([*info["types"], ""], dtype=object)[table["type_id"]]
+        table["iterations"] = table["term_id"].map(table["term_id"].value_counts())
     return table
 
 
 def _elsewhere(units: Units, predicted: np.ndarray, listed: pd.Series) -> np.ndarray:
-    """For each unit (boolean), whether the tokens predicted for it spell a listed term that does not stand there."""
+    """For each unit (object) the kind of a listed term that its predicted tokens spell and that does not stand there.
+
+    The strongest kind, where several terms are written so; "" where none is.
+    """
     order, ends = np.argsort(units.tokens["unit"], kind="stable"), np.cumsum(units.table["tokens"]).tolist()
     truths, answers = (
         [tuple(ids[start:end]) for start, end in zip([0, *ends], ends)]
         for ids in (units.tokens["id"][order].tolist(), predicted[order].tolist())
     )
-    terms, spelled = units.table["term_id"].tolist(), defaultdict(set)  # token ids → the terms that are written so
-    for ids, term in compress(zip(truths, terms), listed):
-        spelled[ids].add(term)
-    found = [spelled.get(ids, set()) - {term} and ids != truth for ids, truth, term in zip(answers, truths, terms)]
-    return np.array(found, dtype=bool)
+    terms, kinds = units.table["term_id"].tolist(), units.table["kind"].tolist()
+    spelled = defaultdict(dict)  # token ids → the terms that are written so, with their kinds
+    for ids, term, kind in compress(zip(truths, terms, kinds), listed):
+        spelled[ids][term] = kind
+    found = np.full(len(terms), "", dtype=object)
+    for i, (answer, truth, term) in enumerate(zip(answers, truths, terms)):
+        if answer != truth and answer in spelled:
+            others = [kind for other, kind in spelled[answer].items() if other != term]
+            found[i] = min(others, key=KINDS.index, default="")
+    return found
 
 
 def _count(units: pd.DataFrame) -> list[dict]:
@@ -217,14 +254,17 @@ def _count(units: pd.DataFrame) -> list[dict]:
     for context, column in CONTEXTS.items():
         if column in units:
             rows += _by_kind(units, units[column], "in_place", context)
-    rows += _by_kind(units, units["elsewhere"], "elsewhere_sensitive", "visible")
+    rows += _by_kind(units, units["elsewhere"] != "", "elsewhere_sensitive", "visible")
     rows += _by_kind(units, units["correct"], "partial", "visible", weight=units["tokens"])
     ordinary = units[~listed]
-    elsewhere = ordinary["elsewhere"].sum()
-    rows.append(_row("none", "matched", "visible", "elsewhere_ordinary", elsewhere, len(ordinary)))
-    for spans, subset in (("scored", units[units["scored"]]), ("matched", units[listed])):
-        found = subset["in_place"].sum() + subset["elsewhere"].sum() + elsewhere
-        row = _row("all", spans, "visible", "paper", found, len(subset))
+    rows.append(
+        _row("none", "matched", "visible", "elsewhere_ordinary", ordinary["elsewhere"].ne("").sum(), len(ordinary))
+    )
+    for row in _by_kind(units, units["in_place"], "paper", "visible"):
+        # Wherever a listed term of the kind comes out: at the units that count for these spans, and at ordinary ones.
+        there = ~listed | (units["scored"] if row["spans"] == "scored" else listed)
+        came = units["elsewhere"].ne("") if row["kind"] == "all" else units["elsewhere"].eq(row["kind"])
+        row = _row(row["kind"], row["spans"], "visible", "paper", row["count"] + (came & there).sum(), row["total"])
         rows.append(row | {"value": np.minimum(1.0, row["value"])})  # NaN stays NaN
     for metric, subset in (("utility", ordinary), ("utility_all", units)):
         for context, column in (("visible", "correct"), ("padded", "correct_padded")):
@@ -245,7 +285,27 @@ def _by_kind(units, values, metric, context, weight=None) -> list[dict]:
 
 
 def _of_kind(units: pd.DataFrame, kind: str) -> pd.Series:
-    return units["kind"].eq(kind) if kind != "all" else units["term_id"] >= 0
+    """Which units (boolean) are of a kind: of all, of one, `names`, or an annotated type."""
+    if kind in ("all", "names"):
+        return units["term_id"] >= 0 if kind == "all" else units["type"].isin(NAMES)
+    return units["kind" if kind in KINDS else "type"].eq(kind)
+
+
+def _exposures(units: pd.DataFrame) -> list[dict]:
+    """Rows of exposure, by kind, for names and by type: its mean over the units that have one."""
+    rows, kinds = (
+        [],
+        [k for k in (*KINDS, "all", "names", *sorted({*units["type"]} - {""})) if _of_kind(units, k).any()],
+    )
+    for context, column in EXPOSURES.items():
+        for metric, chosen in (("exposure", True), ("exposure_rare", units["iterations"] <= RARE)):
+            for kind in kinds:
+                for spans, of_spans in (("scored", units["scored"]), ("matched", units["term_id"] >= 0)):
+                    found = units.loc[_of_kind(units, kind) & of_spans & chosen, column]
+                    count = int(found.count())
+                    row = _row(kind, spans, context, metric, count, len(found))
+                    rows.append(row | {"value": float(found.mean()) if count else float("nan")})
+    return rows
 
 
 def _row(kind, spans, context, metric, count, total) -> dict:

@@ -1,7 +1,7 @@
 """What a model predicts for every unit of some blocks: exhaustive masking, or teacher forcing (PAPER §5)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from .masking import OBJECTIVES, attended, uniform
 from .models import check_model, family, hidden_states, logits_at, positions
 
 FOLDS = math.ceil(1 / 0.15)
+OF_UNIT = ("record_id", "person_id", "term_id", "type_id", "style")
 LOGITS = 1 << 27  # at once, for a causal model, which is asked for every token of a row: half a gigabyte
 
 
@@ -51,10 +52,11 @@ class Units:
     """The units of some blocks (words, and listed terms), and the fold in which each is masked.
 
     `columns`: the blocks as tensors (rows, block_size), see `blocks.tensors`.
-    `table`: a row per unit, by unit_id: unit_id, row, record_id, term_id (−1 for none), tokens (how many), all int64;
-    kind (object: none, direct, indirect or confidential); gold (bool: annotated where it stands).
+    `table`: a row per unit, by unit_id: unit_id, row, record_id, person_id, term_id, type_id, style (−1 for none),
+    tokens (how many), all int64; kind (object: none, direct, indirect or confidential); gold (bool: annotated where it
+    stands).
     `tokens`: of each token of the text, int64 (tokens,): its position in the flattened columns, its unit (the row of
-    the table) and its id.
+    the table), its place in that (from 0) and its id.
     `folds`: int64 (units,), 0 … FOLDS − 1.
     """
 
@@ -78,14 +80,15 @@ def layout(blocks: Dataset, seed: int) -> Units:
     ids, first, unit, lengths = np.unique(text["unit_ids"], return_index=True, return_inverse=True, return_counts=True)
     row = position[first] // columns["unit_ids"].shape[1]
     at = {name: column[first] for name, column in text.items()}
-    table = pd.DataFrame({"unit_id": ids, "row": row, "record_id": at["record_ids"], "term_id": at["term_ids"]})
+    table = pd.DataFrame({"unit_id": ids, "row": row} | {name: at[f"{name}s"].astype(np.int64) for name in OF_UNIT})
     table["kind"] = np.array(["none", *KINDS], dtype=object)[at["sensitive"]]
     table["gold"], table["tokens"] = at["gold"] > 0, lengths
     # Deal the units of each row into the folds like cards, in random order, starting anywhere.
     order = np.argsort(uniform(torch.from_numpy(ids), seed, 0).numpy(), kind="stable")
     rank = table.iloc[order].groupby("row").cumcount().sort_index().to_numpy()
     start = (uniform(torch.arange(len(blocks)), seed, 1).numpy() * FOLDS).astype(np.int64)
-    tokens = {"position": position, "unit": unit, "id": text["input_ids"]}
+    place = np.arange(len(unit)) - first[unit]
+    tokens = {"position": position, "unit": unit, "place": place, "id": text["input_ids"]}
     return Units(columns, table, tokens, (rank + start[row]) % FOLDS)
 
 
@@ -110,14 +113,14 @@ class Portion(NamedTuple):
 def passes(units: Units, causal: bool, apart: bool) -> list[Pass]:
     """The passes in which every unit is predicted once as `visible` and, if `apart`, with other terms hidden too.
 
-    A masked model's: a pass for each fold, where the fold is masked; and one where the other mentions of its terms are
-    as well (`isolated`). A causal one's: the raw rows; the rows without listed terms (`padded`); and for the n-th
-    mention of a term in its row, the row without the mentions before it (`isolated`).
+    A masked model's: a pass for each fold, where the fold is masked; and one where all listed terms are (`isolated`). A
+    causal one's: the raw rows; the rows without listed terms (`padded`); and for the n-th mention of a term in its row,
+    the row without the mentions before it (`isolated`).
     """
-    text, listed, term = (units.columns["unit_ids"] >= 0, units.columns["sensitive"] > 0, units.columns["term_ids"])
-    mention = torch.arange(len(term))[:, None] * (int(term.max()) + 2) + term  # a number per (row, term)
-    found = []
+    text, listed, found = units.columns["unit_ids"] >= 0, units.columns["sensitive"] > 0, []
     if causal:
+        term = units.columns["term_ids"]
+        mention = torch.arange(len(term))[:, None] * (int(term.max()) + 2) + term  # a number per (row, term)
         found.append(Pass("visible", torch.zeros_like(text), text))
         if apart:
             found.append(Pass("padded", listed, text))
@@ -133,11 +136,12 @@ def passes(units: Units, causal: bool, apart: bool) -> list[Pass]:
     for fold in range(FOLDS):
         chosen = fold_of == fold
         found.append(Pass("visible", chosen, chosen))
-        if apart:
-            sought = chosen & listed
-            others = listed & ~chosen & torch.isin(mention, mention[sought])
-            found.append(Pass("isolated", chosen | others, sought & others.any(dim=1, keepdim=True)))
-    return found
+    return [*found, Pass("isolated", listed, listed)] if apart else found
+
+
+def earlier_mentions(terms: Tensor, start: int) -> Tensor:
+    """Which tokens before one (boolean, (start,)) are of the same term, by the term ids (length,) of a row."""
+    return terms[:start] == terms[start]
 
 
 @contextmanager
@@ -205,16 +209,20 @@ def best_tokens(model: PreTrainedModel, logits: Tensor, input_ids: Tensor, chose
 
 @torch.inference_mode()
 def predict(
-    model: PreTrainedModel, units: Units, blocks: Dataset, batch_size: int, progress: bool, apart: bool = True
-) -> dict[str, np.ndarray]:
+    model: PreTrainedModel, units: Units, blocks: Dataset, batch_size: int, progress: bool, apart: bool = True,
+    watch: Callable[[Portion], None] | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Predicted ids of every token of the text, int64 (tokens,), by context: `visible` and, if `apart`, the others.
 
-    An isolated prediction is made only where a mention is there to hide; elsewhere it is the visible one.
+    Where nothing is hidden in isolation that is not hidden anyway, the prediction is the visible one. `watch` is called
+    with every portion.
     """
     causal, unit_ids = family(model).causal, units.columns["unit_ids"]
     contexts = ["visible", "isolated", "padded"][: (3 if causal else 2) if apart else 1]
     predicted = {context: torch.full_like(unit_ids, -1) for context in contexts}
     for part in portions(model, blocks, passes(units, causal, apart), batch_size, "evaluate", progress, shared=True):
+        if watch is not None:
+            watch(part)
         best = best_tokens(model, part.output, part.input_ids, part.chosen, unit_ids[part.rows])
         ids = predicted[part.context]
         ids[part.rows] = ids[part.rows].masked_scatter(part.chosen, best)

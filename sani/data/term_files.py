@@ -10,8 +10,8 @@ from ..matching import KINDS
 from ..selection import AMBIGUOUS
 
 LINE_END = re.compile("\r\n|[\r\n]")
-COLUMNS = ("term", "kind", "match")
-SHAPE = "expected a term per line, or CSV with the header term,kind,match (kind and match may be missing)"
+COLUMNS = ("term", "kind", "match", "type")
+SHAPE = "expected a term per line, or CSV with the header term,kind,match,type (all but term may be missing)"
 # A first line of such words only is a header, though not one that is read.
 HEADERS = frozenset(
     """term terms kind kinds match type types class category label labels name names surname last_name first_name
@@ -20,12 +20,13 @@ HEADERS = frozenset(
 
 
 class Term(NamedTuple):
-    """A term, the line on which it starts, and its kind and match where the file says so."""
+    """A term, the line on which it starts, and its kind, match and type where the file says so."""
 
     line: int
     term: str
     kind: str | None
     match: str | None
+    type: str | None = None
 
 
 class Terms(NamedTuple):
@@ -36,7 +37,7 @@ class Terms(NamedTuple):
 
 
 def read_terms(path: str | Path) -> Terms:
-    """The terms of a file of one per line, or of CSV with a header that names the columns term, kind and match.
+    """The terms of a file of one per line, or of CSV with a header that names the columns term, kind, match and type.
 
     Columns stand in any order and case, between commas, semicolons, tabs or bars; a term in double quotes may hold
     these and line ends. Without a header a line is a term as it stands. There are no comments.
@@ -76,7 +77,7 @@ def read_terms(path: str | Path) -> Terms:
 
 def _term(row: dict[str, str], path: Path, line: int, plain: bool) -> Term:
     """The row checked: what it holds must be one term, and no fields or rows run together."""
-    term, kind, match = row["term"], *((row.get(name) or "").casefold() or None for name in COLUMNS[1:])
+    term, kind, match = row["term"], *((row.get(name) or "").casefold() or None for name in ("kind", "match"))
     parts = [part.strip(' "').casefold() for part in re.split(r"[,;\t|\r\n]", term)]
     height = len(LINE_END.split(term))
     joined = set(KINDS) & set(parts[1:]) and (len(row) == 1 or height > 1)
@@ -91,7 +92,7 @@ def _term(row: dict[str, str], path: Path, line: int, plain: bool) -> Term:
         trouble = f"unknown kind or match; kinds are {', '.join(KINDS)}, match is one of {', '.join(AMBIGUOUS)}"
     if trouble:
         raise ValueError(f"{path}, line {line}: {trouble}")
-    return Term(line, term, kind, match)
+    return Term(line, term, kind, match, row.get("type") or None)
 
 
 def csv_rows(text: str, path: Path, separator: str = ",", trimmed: bool = False) -> list[tuple[int, list[str]]]:

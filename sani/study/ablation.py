@@ -88,7 +88,7 @@ def _measure(setting: Setting, seed: int, point: Point) -> Found:
             model = repair(model, data.raw, setting.repair_epochs, objective, seed=drawn, **setting.training)
     found, report = values(setting, seed, model)
     isolated = report.value("in_place", kind="direct", context="isolated")
-    return found | {ISOLATED: (isolated, *report.interval("in_place_isolated", "direct"))}
+    return found | {ISOLATED: (isolated, *report.interval("in_place", "direct", context="isolated"))}
 
 
 def table(setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bool = True) -> pd.DataFrame:

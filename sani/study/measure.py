@@ -54,7 +54,7 @@ def _whole(report: Report) -> list[dict]:
     scored = table[(table["spans"] == "scored") | (table["kind"] == "none")]
     rows = {(r.metric, r.kind, r.context): _row("", r.metric, r.value, r.kind, r.context) for r in scored.itertuples()}
     for metric, kind, context in INTERVALS:
-        low, high = report.interval(f"{metric}_isolated" if context == "isolated" else metric, kind)
+        low, high = report.interval(metric, kind, context=context)
         row = rows.setdefault((metric, kind, context), _row("", metric, float("nan"), kind, context))
         row |= {"low": low, "high": high}
     return list(rows.values())
