@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from . import blocks as blocks_
 from .erasure import erasable, erase, prune
 from .importance import scores_of
-from .models import check_model, clone
+from .models import check_model, clone, retie, untie
 from .predictions import check_blocks
 from .runs import checked, one_of
 from .training import KINDS, Options, fine_tune, repair
@@ -87,8 +87,16 @@ def _sani(model, blocks, target, fraction, fill, neurons, seed, base, options, r
     return repaired(erase(model, target, fraction, fill, seed, base, scores))
 
 
+def _sani_tied(model, blocks, fraction, fill, neurons, seed, base, options, repaired, **_) -> PreTrainedModel:
+    return retie(_sani(model, blocks, "lm-head", fraction, fill, neurons, seed, base, options, repaired))
+
+
 def _pruning(model, seed, repaired, **_) -> PreTrainedModel:
     return repaired(prune(model, seed=seed))
+
+
+def _untied_pruning(model, seed, repaired, **_) -> PreTrainedModel:
+    return repaired(prune(untie(clone(model)), seed=seed, inplace=True))
 
 
 def _counterfactual(base, counterfactual_blocks, training_epochs, seed, options, **_) -> PreTrainedModel:
@@ -113,6 +121,12 @@ METHODS = {
     "sani": Method("erase half of the last layer's neurons, then repair", _sani),
     "repair-only": Method("no erasure, the same repair", lambda model, repaired, **_: repaired(model)),
     "pruning": Method("reset neurons of every layer by magnitude, then the same repair", _pruning),
+    "untied-repair-only": Method(
+        "control: the output matrix untied as SANI's is, nothing erased, the same repair",
+        lambda model, repaired, **_: repaired(untie(clone(model))),
+    ),
+    "untied-pruning": Method("control: the same untying, then pruning", _untied_pruning),
+    "sani-tied": Method("control: SANI on lm-head, then the input embeddings copied into its matrix", _sani_tied),
     "base": Method("control: the model before fine-tuning", lambda base, **_: clone(base), BASE),
     "retrain-at-equal-cost": Method(
         "control: PPMLM (PPCLM) from the base model for the same number of epochs",
@@ -141,7 +155,8 @@ def sanitize(
 ) -> PreTrainedModel:
     """Make a model forget the blacklist of its blocks, by a method or control of PAPER §3; returns a new model.
 
-    The methods `sani`, `repair-only` and `pruning` start from `model`. The controls `base` and
+    The methods `sani`, `repair-only` and `pruning` start from `model`, as do the controls `untied-…`, which untie the
+    output matrix as the erasure of `lm-head` does, and `sani-tied`, which ties it again. The controls `base` and
     `retrain-at-equal-cost` need `base=`; `counterfactual` needs `base=` and `counterfactual_blocks=`, the blocks of
     `sani.counterfactual(corpus, seed)`, and trains `training_epochs`. `logit-filter` returns the same weights with a
     filter that `evaluate` applies. target, fraction, fill: as in `erase`; `neurons` are the paper's `random` ones, the

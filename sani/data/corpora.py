@@ -33,16 +33,10 @@ LABELLED = Features({**FEATURES, "label": Value("string")})
 
 
 def load_corpus(
-    name_or_path: str | Path,
-    *,
-    records: int | None = None,
-    words: int | None = None,
-    seed: int = 0,
-    split: str | None = None,
-    folder: str | Path | None = None,
-    text_column: str | None = None,
+    name_or_path: str | Path, *, records: int | None = None, words: int | None = None, seed: int = 0,
+    split: str | None = None, folder: str | Path | None = None, text_column: str | None = None,
     default_kind: str = "direct",
-) -> Dataset:
+) -> Dataset:  # fmt: skip
     """Reads a corpus (module docstring) by name, or from a .jsonl, .json, .csv or .txt file or a folder of them.
 
     `records` keeps the first n; `seed` is for the synthetic sources, `split` for them ("private", the default, or
@@ -90,11 +84,9 @@ def with_strangers(
     checked("heldout_records", heldout_records, int, 0)
     stream = load_corpus(name, records=2 * records + 2 * heldout_records, seed=seed)
     corpus = stream.select(range(records))
-    seen = set(corpus["person_id"])
-    known = [person in seen for person in stream["person_id"]]
-    later = range(records, len(stream))
-    strangers = [i for i in later if not known[i]][:heldout_records]
-    again = [i for i in later if known[i]]
+    seen, persons, later = set(corpus["person_id"]), list(stream["person_id"]), range(records, len(stream))
+    strangers = [i for i in later if persons[i] not in seen][:heldout_records]
+    again = [i for i in later if persons[i] in seen]
     return corpus, stream.select(strangers), stream.select(again) if again else None
 
 
@@ -132,32 +124,28 @@ def _check_arguments(name: str, records, words, seed, split, folder, text_column
 
 
 def _checked_rows(found: Iterator[Raw], default_kind: str) -> Iterator[dict]:
-    """The rows of raw records, their ids unique."""
+    """The rows of raw records, their ids unique, their spans trimmed, sorted, disjoint and inside the text."""
     seen = set()
     for raw in found:
-        row = _checked_row(raw, default_kind)
-        if row["record_id"] in seen:
-            raise ValueError(f"{raw['where']}: record_id {row['record_id']!r} occurs twice; ids must be unique")
-        seen.add(row["record_id"])
-        yield row
-
-
-def _checked_row(raw: Raw, default_kind: str) -> dict:
-    """The record with its strings checked and its spans trimmed, sorted, disjoint and inside the text."""
-    ids = {key: str(raw[key]) if type(raw[key]) is int else raw[key] for key in ("record_id", "person_id")}
-    row = {"text": raw["text"], **ids, "person_id": ids["person_id"] or ids["record_id"]}
-    for key, value in row.items():
-        if not isinstance(value, str):
-            raise ValueError(f"{raw['where']}: {key} must be a string, found {type(value).__name__}")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{raw['where']}: {key} has half a surrogate pair at offset {error.start}") from None
-    where = f"{raw['where']}, record_id {row['record_id']!r}"
-    found = [as_span(span, row["text"], where, default_kind) for span in raw["identifiers"]]
-    spans = {tuple(span.items()): span for span in found}.values()  # exact duplicates merge
-    row["identifiers"] = sorted(spans, key=lambda span: (span["start"], span["end"]))
-    for (a, b), (c, d) in pairwise((span["start"], span["end"]) for span in row["identifiers"]):
-        if c < b:
-            raise ValueError(f"{where}: annotations overlap: [{a}, {b}) and [{c}, {d}); keep one of them")
-    return row | {key: raw[key] for key in ("label",) if key in raw}
+        text, record_id, person_id = (raw[key] for key in ("text", "record_id", "person_id"))
+        record_id = str(record_id) if type(record_id) is int else record_id
+        person_id = str(person_id) if type(person_id) is int else person_id or record_id
+        row = {"text": text, "record_id": record_id, "person_id": person_id}
+        for key, value in row.items():
+            if not isinstance(value, str):
+                raise ValueError(f"{raw['where']}: {key} must be a string, found {type(value).__name__}")
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"{raw['where']}: {key} has half a surrogate pair at offset {error.start}") from None
+        where = f"{raw['where']}, record_id {record_id!r}"
+        if record_id in seen:
+            raise ValueError(f"{raw['where']}: record_id {record_id!r} occurs twice; ids must be unique")
+        seen.add(record_id)
+        spans = [as_span(span, text, where, default_kind) for span in raw["identifiers"]]
+        spans = {tuple(span.items()): span for span in spans}.values()  # exact duplicates merge
+        row["identifiers"] = sorted(spans, key=lambda span: (span["start"], span["end"]))
+        for (a, b), (c, d) in pairwise((span["start"], span["end"]) for span in row["identifiers"]):
+            if c < b:
+                raise ValueError(f"{where}: annotations overlap: [{a}, {b}) and [{c}, {d}); keep one of them")
+        yield row | {key: raw[key] for key in ("label",) if key in raw}

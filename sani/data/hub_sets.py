@@ -4,6 +4,7 @@ Raw records as those of `readers`; an emotion has a label too. A book is cut int
 reads best, held in memory no more than a record and a piece of the book at a time.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -102,7 +103,7 @@ def read_books(folder: str | Path | None, words: int | None) -> Iterator[Raw]:
     """Raw records of about 1,000 words, exactly `words` in all; ValueError if there are fewer."""
     words = BOOK_WORDS if words is None and folder is None else words
     paths = [] if folder is None else data_files(Path(folder), (".txt", ".parquet"))
-    where, left, numbers = folder or HUB["bookcorpus"], words, Counter()
+    where, left, numbers = folder or HUB["bookcorpus"], words or math.inf, Counter()
     size = sum(path.stat().st_size for path in paths)
     options = {"total": words, "unit": "word"} if words else {"total": size, "unit": "B"}
     with tqdm(**options, desc="bookcorpus", unit_scale=True, delay=2, mininterval=1, leave=False) as bar:
@@ -114,20 +115,17 @@ def read_books(folder: str | Path | None, words: int | None) -> Iterator[Raw]:
 
         for book, pieces in groupby(_pieces(paths), key=lambda piece: piece[0]):
             for text, count in cut_book(texts(pieces)):
-                if words and count >= left:
+                if count >= left:
                     text = text[: next(islice(SPACED.finditer(text), left - 1, None)).end()]
                 numbers[book] += 1
                 yield raw_record(where, text, f"{book}-{numbers[book]}", book)
-                if words:
-                    left -= min(count, left)
-                    bar.update(count)
-                    if not left:
-                        return
+                left -= min(count, left)
+                bar.update(count if words else 0)
+                if not left:
+                    return
     if words:
-        raise ValueError(
-            f"{where}: {words - left:,} words, fewer than words={words:,}; ask for fewer, or leave words= out to take "
-            "all of a folder"
-        )
+        found = f"{words - left:,} words, fewer than words={words:,}"
+        raise ValueError(f"{where}: {found}; ask for fewer, or leave words= out to take all of a folder")
 
 
 def _pieces(paths: list[Path]) -> Iterator[tuple[str, str, float]]:

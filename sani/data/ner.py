@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokeni
 from transformers.pipelines import TokenClassificationPipeline
 
 from ..matching import WORD
-from ..models import shipped, source
+from ..models import read, source
 
 UNIT = regex.compile(rf"{WORD.pattern}|\S", regex.V1)  # a word, or one other character
 PREFIX = re.compile(r"[BIELMSU][-_](?=.)")  # of IOB, BIO, BILOU, BIOES and BMES labels
@@ -47,12 +47,10 @@ def open_classifier(name: str | Path, window: int | None = None) -> Classifier:
     window: tokens read at once, by default the model's positions, at most 512. Raises ValueError (no token classifier,
     no label O, no fast tokenizer, pickled weights, code of its own, a window out of range) and FileNotFoundError.
     """
-    config, tokenizer = _load(AutoConfig, name), _load(AutoTokenizer, name)
+    config, tokenizer = read(AutoConfig, name), read(AutoTokenizer, name)
     if kinds := [kind for kind in config.architectures or () if "TokenClassification" not in kind]:
-        raise ValueError(
-            f"model {name} is no token classifier (its config.json says {', '.join(kinds)}); use one saved from a "
-            "…ForTokenClassification model"
-        )
+        said = f"its config.json says {', '.join(kinds)}"
+        raise ValueError(f"model {name} is no token classifier ({said}); use a saved …ForTokenClassification model")
     if not tokenizer.is_fast:
         raise ValueError(f"model {name} has no fast tokenizer, so where its tokens stand in the text is unknown")
     # RoBERTa and its kin, whose padding token is 1, count positions from 2.
@@ -67,7 +65,7 @@ def open_classifier(name: str | Path, window: int | None = None) -> Classifier:
 def load_tagger(name: str | Path, classifier: Classifier) -> Tagger:
     """The classifier with its weights, on a GPU where there is one."""
     options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-    model, report = _load(AutoModelForTokenClassification, name, **options)
+    model, report = read(AutoModelForTokenClassification, name, **options)
     if lost := [key for key in report["missing_keys"] if not key.startswith(model.base_model_prefix + ".")]:
         raise ValueError(f"model {name}: the weights hold no classifier (missing {lost[0]}, …), so it would be random")
     return Tagger(model=model.eval(), tokenizer=classifier.tokenizer)
@@ -142,24 +140,10 @@ def _gap(text: str, low: int, high: int) -> int:
     return next((i for i in range(high, low, -1) if text[i - 1].isspace()), high)
 
 
-def _load(kind, name, **more):
-    """`from_pretrained` of a shipped name, folder or Hub id: safetensors only, and no code of the model's own."""
-    where, options = source(name)
-    try:
-        return kind.from_pretrained(where, **options, **more)
-    except OSError as error:
-        if options["local_files_only"]:
-            raise
-        raise ValueError(
-            f"model {str(name)!r} is not a shipped name ({', '.join(shipped())}), not a local folder, and could not be "
-            f"fetched as safetensors from the Hub ({type(error).__name__})"
-        ) from error
-
-
 def _files(name) -> list:
     where, options = source(name)
     if not options["local_files_only"]:
-        return [where, _load(AutoConfig, name)._commit_hash]
+        return [where, read(AutoConfig, name)._commit_hash]
     files = sorted(p for p in Path(where).iterdir() if p.suffix in (".safetensors", ".json", ".txt", ".model"))
     return [(path.name, sha256(path.read_bytes()).hexdigest()) for path in files]
 
@@ -170,10 +154,8 @@ def _scheme(labels: Sequence[str], name) -> tuple[list[str], np.ndarray, np.ndar
     bare = [PREFIX.sub("", label, count=1) if tagged and PREFIX.match(label) else label for label in labels]
     classes = sorted({label for label in bare if label != "O"})
     if not classes or "O" not in labels:
-        raise ValueError(
-            f"model {name} has the labels {', '.join(labels)}: need O, for no entity, and another; if one means O, "
-            "rename it in config.json (id2label and label2id)"
-        )
+        need = "need O, for no entity, and another; if one means O, rename it in config.json (id2label and label2id)"
+        raise ValueError(f"model {name} has the labels {', '.join(labels)}: {need}")
     member = np.array([[kind == c for c in classes] for kind in bare], dtype=np.float32)
     begins = np.array([label != kind and label[0] in "BSU" for label, kind in zip(labels, bare)])
     return classes, member, member * begins[:, None]

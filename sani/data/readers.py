@@ -210,19 +210,18 @@ def spans_of(row: Mapping, where: str | Path) -> Sequence | None:
 
 def read_n2c2(path: Path) -> Iterator[Raw]:
     """Streams <ROOT><RECORD ID=…><TEXT>… <PHI TYPE=…>…</PHI> …</TEXT></RECORD></ROOT>."""
-    root, n = None, 0
+    n = 0
     try:
         with path.open("rb") as stream:
-            for event, element in defusedxml.ElementTree.iterparse(stream, ("start", "end"), forbid_dtd=True):
-                root = element if root is None else root
-                if event == "end" and element.tag == "RECORD":
+            for _, element in defusedxml.ElementTree.iterparse(stream, forbid_dtd=True):
+                if element.tag == "RECORD":
                     n += 1
                     where, texts = f"{path}, record {n}", element.findall("TEXT")
                     if len(texts) != 1:
                         raise ValueError(f"{where}: expected one TEXT element, found {len(texts)}")
                     text, spans = _flattened(texts[0], where)
                     yield raw_record(where, text, element.get("ID") or f"{path.stem}-{n}", identifiers=spans)
-                    root.clear()  # keeps the memory to one record
+                    element.clear()  # keeps the memory to little more than one record
     except ParseError as error:
         line, column = error.position
         raise ValueError(f"{path}, line {line}, column {column}: malformed XML ({ErrorString(error.code)})") from None
@@ -293,18 +292,15 @@ def as_span(raw: Any, text: Any, where: str, default_kind: str | None) -> dict[s
     kind = default_kind if kind is None else kind
     size = len(text) if isinstance(text, str) else 0
     value = text[start:end] if 0 <= start < end <= size else ""
-    trouble = None
-    if not isinstance(type_, str) or not type_.isprintable():
-        trouble = "has no type"
-    elif kind not in (*KINDS, ""):
-        trouble = f"has an unknown kind; known: {', '.join(KINDS)}"
-    elif not value:
-        trouble = f"is out of range; offsets count characters, start before end, within the text of {size}"
-    elif not value.strip():
-        trouble = "covers only white space"
-    elif isinstance(copy, str) and copy.strip() and copy.split() != value.split():
-        trouble = "covers another text than it says; offsets count characters, not bytes, line ends as in the text"
-    if trouble:
-        raise ValueError(f"{where}: annotation [{start}, {end}) {trouble}")
+    another = isinstance(copy, str) and copy.strip() and copy.split() != value.split()
+    for trouble, true in (
+        ("has no type", not isinstance(type_, str) or not type_.isprintable()),
+        (f"has an unknown kind; known: {', '.join(KINDS)}", kind not in (*KINDS, "")),
+        (f"is out of range; offsets count characters, start before end, within the text of {size}", not value),
+        ("covers only white space", not value.strip()),
+        ("covers another text than it says; offsets count characters, not bytes, line ends as in the text", another),
+    ):
+        if true:
+            raise ValueError(f"{where}: annotation [{start}, {end}) {trouble}")
     start += len(value) - len(value.lstrip())
     return {"start": start, "end": start + len(value.strip()), "type": type_, "kind": kind}

@@ -18,6 +18,7 @@ from ..blacklists import Blacklist
 from ..matching import KINDS
 from ..runs import checked, one_of
 from .corpora import check_corpus
+from .grammars import load
 
 
 def pseudonymize(
@@ -55,10 +56,7 @@ def counterfactual(corpus: Dataset, seed: int = 0) -> Dataset:
     checked("seed", seed, int)
     values = [_values(row) for row in check_corpus(corpus)]
     if not any(values):
-        raise ValueError(
-            "the corpus has no annotated identifiers, so there is nothing to resample; "
-            "annotate it, or load it with its spans (column `identifiers`)"
-        )
+        raise ValueError("the corpus has no annotated identifiers to resample; annotate it, or load it with its spans")
     resampler, rows = _Resampler(list(chain.from_iterable(values)), seed), []
     for row, old in zip(corpus, values):
         new = [resampler.resample(type_, value, row["record_id"]) for type_, value in old]
@@ -86,38 +84,10 @@ def _edited(row: dict, edits: Iterable[tuple[int, int, str, dict | None]]) -> di
 
 # Surrogates for `counterfactual`
 
-MONTHS = (
-    "january february march april may june july august september october november december".split(),
-    "jan feb mar apr may jun jul aug sep oct nov dec".split(),
-    "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split(),
-    "janvier fevrier mars avril mai juin juillet aout septembre octobre novembre decembre".split(),
-    "janv févr mars avr mai juin juil août sept oct nov déc".split(),
-)
-MONTH = {name: (names, n) for names in reversed(MONTHS) for n, name in enumerate(names, 1)}
-# Words that name nobody, titles among them: they stay, so that a surrogate keeps its form.
-PARTICLES = set(
-    """
-    mr mrs ms miss mx dr drs prof sir madam mme mmes mlle monsieur madame messrs me maître md phd rn np jr sr
-    de del della der den des di da do dos du la le les van von zu el al bin ibn ben and et e y the of""".split()
-)
-GENERIC = PARTICLES | set(
-    """
-    hospital medical center centre general clinic clinical health healthcare care memorial regional community
-    university college school institute department ward unit service services system county city state north south
-    east west northern southern eastern western upper lower street st avenue ave road rd drive lane ln boulevard blvd
-    way court place square suite apt floor room po box saint sainte in on at for to a an hôpital hopital clinique
-    centre général régional universitaire rue place chemin en à au aux sur sous un une cour tribunal ministère
-    république inc ltd llc co corp company foundation bank group association http https www com org net""".split()
-)
-# What a type resamples as, by the words in its name; the first row that has one decides.
-RESAMPLED_AS = {
-    "date": "DATE DATETIME TIME DOB BIRTHDATE BIRTHDAY YEAR",
-    "number": "AGE PHONE TELEPHONE FAX QUANTITY",
-    "code": "ID IDNUM CODE SSN MRN MEDICALRECORD IBAN ZIP POSTCODE LICENSE ACCOUNT CARD PLATE SERIAL IP NUMBER",
-    "person": "PATIENT DOCTOR PER PERS PERSON NAME USERNAME PROFILE",
-    "place": "HOSPITAL ORG ORGANIZATION ORGANISATION COMPANY LOC LOCATION GPE FAC FACILITY CITY STATE COUNTRY "
-    "STREET ADDRESS PLACE INSTITUTION",
-}
+LISTS = load("surrogates.yaml")
+MONTH = {name: (names, n) for names in map(str.split, reversed(LISTS["months"])) for n, name in enumerate(names, 1)}
+PARTICLES = set(LISTS["particles"].split())
+GENERIC = PARTICLES | set(LISTS["generic"].split())
 _NAME = f"(?P<b>{'|'.join(sorted(MONTH, key=len, reverse=True))})"
 _FORMS = (
     r"(?P<y>\d{4})[-/.](?P<m>\d\d?)[-/.](?P<d>\d\d?)",
@@ -201,7 +171,7 @@ def _shifted(match: re.Match, days: int, extra: int) -> str:
 
 def _class_of(type_: str) -> str:
     tokens = set(re.split(r"[^A-Z]+", type_.upper()))
-    return next((name for name, words in RESAMPLED_AS.items() if tokens & set(words.split())), "other")
+    return next((name for name, words in LISTS["resampled_as"].items() if tokens & set(words.split())), "other")
 
 
 class _Resampler:

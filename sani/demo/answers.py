@@ -9,6 +9,7 @@ from functools import cached_property
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,6 +17,7 @@ from ..blacklists import Blacklist
 from ..blocks import special_ids
 from ..models import family, hidden_states, logits_at
 from ..predictions import evaluating
+from ..runs import checked
 from ..selection import is_number
 
 ANSWERS = ["blank", "model", "rank", "prediction", "probability", "listed", "mass", "seconds"]
@@ -63,10 +65,8 @@ class Listed:
 
     def goes_on(self, model: PreTrainedModel) -> Tensor:
         """Which tokens of a model's vocabulary make the word before them longer."""
-        found = torch.zeros(model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
-        known = self._goes_on[: len(found)]
-        found[: len(known)] = known
-        return found.to(model.device)
+        more = model.get_output_embeddings().weight.shape[0] - len(self._goes_on)
+        return F.pad(self._goes_on, (0, more)).to(model.device)
 
     def mark(self, tokens: Sequence[int]) -> str:
         """`term` for words that hold a listed term, `part` for some of the words of one, else ""."""
@@ -79,12 +79,9 @@ class Listed:
 
 @torch.inference_mode()
 def compare(
-    models: Mapping[str, PreTrainedModel],
-    tokenizer: PreTrainedTokenizerBase,
-    text: str,
-    blacklist: Blacklist | Listed,
-    k: int = 5,
-) -> pd.DataFrame:
+    models: Mapping[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, text: str,
+    blacklist: Blacklist | Listed, k: int = 5,
+) -> pd.DataFrame:  # fmt: skip
     """The k likeliest fillings of each blank, or next words, by each model; a row each.
 
     In a text for masked models every run of `[MASK]` (the tokenizer's own mask token) is a blank, filled by as many
@@ -98,8 +95,7 @@ def compare(
     """
     if not models:
         raise ValueError("there is no model to compare")
-    if k < 1:
-        raise ValueError(f"k={k}: at least one prediction is needed")
+    checked("k", k, int, 1)
     listed = blacklist if isinstance(blacklist, Listed) else Listed(blacklist, tokenizer)
     causal = family(next(iter(models.values()))).causal
     longest = min(tokenizer.model_max_length, *(model.config.max_position_embeddings for model in models.values()))
@@ -151,11 +147,8 @@ def _fillings(model, listed: Listed, ids: Tensor, k: int) -> list[list[tuple[tup
     found = []
     for logs in _of_blanks(model, listed, ids):
         best = [((), 0.0)]
-        for values, tokens in zip(*logs.topk(min(k, logs.shape[1]))):
-            longer = [
-                ((*before, token), log + value)
-                for before, log in best for value, token in zip(values.tolist(), tokens.tolist())
-            ]  # fmt: skip
+        for values, tokens in zip(*(x.tolist() for x in logs.topk(min(k, logs.shape[1])))):
+            longer = [((*said, token), log + value) for said, log in best for value, token in zip(values, tokens)]
             best = sorted(longer, key=lambda pair: -pair[1])[:k]
         found.append(best)
     return found
@@ -173,9 +166,7 @@ def _mass_filled(model, listed: Listed, ids: Tensor) -> list[float]:
 
 def _next_words(model, listed: Listed, ids: Tensor, k: int) -> list[list[tuple[tuple[int, ...], float]]]:
     """The k likeliest next words: tokens and log-probability, that of the word's end with it."""
-    best, tokenizer = [], listed.tokenizer
-    first = _next(model, ids)
-    inside = listed.goes_on(model)
+    best, tokenizer, first, inside = [], listed.tokenizer, _next(model, ids), listed.goes_on(model)
     for log, token in zip(*(x.tolist() for x in first.topk(min(k, len(first))))):
         said = [token]
         while True:

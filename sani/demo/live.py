@@ -3,7 +3,6 @@
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 import pandas as pd
 from datasets import Dataset
@@ -14,6 +13,7 @@ from ..blocks import encode
 from ..data.corpora import load_corpus
 from ..erasure import erase
 from ..models import load_model
+from ..runs import one_of
 from ..training import repair
 from .answers import Listed, compare
 
@@ -34,16 +34,9 @@ class Demo:
     """
 
     def __init__(
-        self,
-        leaky: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        corpus: Dataset,
-        blacklist: Blacklist,
-        extra: Mapping[str, PreTrainedModel] | None = None,
-        target: str = "lm-head",
-        block_size: int = 128,
-        **options,
-    ):
+        self, leaky: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Dataset, blacklist: Blacklist,
+        extra: Mapping[str, PreTrainedModel] | None = None, target: str = "lm-head", block_size: int = 128, **options,
+    ):  # fmt: skip
         self.leaky, self.tokenizer, self.corpus, self.blacklist = leaky, tokenizer, corpus, blacklist
         self.target, self.block_size, self.options = target, block_size, options
         self.extra, self.listed = dict(extra or {}), Listed(blacklist, tokenizer)
@@ -52,8 +45,7 @@ class Demo:
     def sanitize(
         self, terms: Sequence[str] = (), epochs: int = EPOCHS, seed: int = 0, heard: Callable[[int], None] | None = None
     ) -> None:
-        """Add terms to the blacklist, erase the leaky model's last layer and repair it; `heard` is called
-        with each epoch that is done.
+        """Add terms to the blacklist, erase the leaky model's last layer and repair it; `heard` is told each epoch.
 
         Raises ValueError, and changes nothing, for a term without letter or digit or one that stands nowhere in the
         corpus: it would change nothing.
@@ -68,11 +60,7 @@ class Demo:
             blacklist = blacklist | more
         blocks = encode(self.corpus, self.tokenizer, blacklist, self.block_size, progress=False)
         erased = erase(self.leaky, self.target, seed=seed)
-
-        def watch(_, epoch: int) -> None:
-            heard(epoch)
-
-        watched = {"measure_at": range(1, epochs + 1), "measure": watch} if heard else {}
+        watched = {"measure_at": range(1, epochs + 1), "measure": lambda _, epoch: heard(epoch)} if heard else {}
         repaired = repair(erased, blocks, epochs, seed=seed, progress=False, **watched, **self.options)
         self.blacklist, self.listed = blacklist, Listed(blacklist, self.tokenizer)
         self.models = {"leaky": self.leaky, "just erased": erased, "repaired": repaired}
@@ -85,16 +73,12 @@ class Demo:
         return table
 
 
-class Family(NamedTuple):
-    """What the demo of a family was made with: the setting of its teachers' study (seed 0), and what is erased."""
-
-    records: int  # that the teachers of the leaky student were fine-tuned on
-    learning_rate: float
-    batch_size: int
-    target: str  # the reading of the last layer that costs a family least utility among those that forget
-
-
-FAMILIES = {"bert": Family(200, 3e-3, 4, "lm-head"), "gpt2": Family(120, 3e-4, 8, "last-block-output")}
+# How the teachers of the leaky students were fine-tuned in their study (seed 0), and what is erased: the reading of the
+# last layer that costs a family least utility among those that forget.
+FAMILIES = {
+    "bert": {"records": 200, "learning_rate": 3e-3, "batch_size": 4, "target": "lm-head"},
+    "gpt2": {"records": 120, "learning_rate": 3e-4, "batch_size": 8, "target": "last-block-output"},
+}
 
 
 def shipped(family: str, records: int = 200) -> Demo:
@@ -103,13 +87,10 @@ def shipped(family: str, records: int = 200) -> Demo:
 
     Raises ValueError for another family.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"no demo of {family!r} ships; use one of {', '.join(FAMILIES)}")
-    made = FAMILIES[family]
-    corpus = load_corpus("synthetic-clinical", records=min(records, made.records), seed=0)
+    options = dict(FAMILIES[one_of("family", family, FAMILIES)])
+    corpus = load_corpus("synthetic-clinical", records=min(records, options.pop("records")), seed=0)
     blacklist = Blacklist.from_annotations(corpus) | Blacklist.from_rare_words(corpus, k=2)
     leaky, tokenizer = load_model(f"student-{family}-leaky")
     extra = {"student of a sanitised teacher": f"student-{family}-sani", "base": f"student-{family}"}
     extra = {name: load_model(source)[0] for name, source in extra.items()}
-    options = {"learning_rate": made.learning_rate, "batch_size": made.batch_size}
-    return Demo(leaky, tokenizer, corpus, blacklist, extra, made.target, **options)
+    return Demo(leaky, tokenizer, corpus, blacklist, extra, **options)

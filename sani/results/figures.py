@@ -18,6 +18,7 @@ from .drawings.claims import claims
 from .drawings.demo import demo
 from .drawings.identifiers import contexts, fine_tune, frame, memory, recall, sani, tradeoff
 from .drawings.pretrained import cost, frequency, generation, unlearning
+from .drawings.rates import rates
 from .drawings.style import STYLE, dress, errors, label_of, panels, style_of
 
 SETTINGS = {"svg.hashsalt": "sani", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
@@ -30,11 +31,9 @@ def quickstart_table(reports: Mapping[str, Any]) -> pd.DataFrame:
     """
     rows = []
     for method, report in reports.items():
-        for column, kind, context in (
-            ("in_place", "direct", "visible"), ("in_place_isolated", "direct", "isolated"),
-            ("in_place", "indirect", "visible"),
-        ):  # fmt: skip
-            value, interval = report.value("in_place", kind=kind, context=context), report.interval(column, kind=kind)
+        for kind, context in (("direct", "visible"), ("direct", "isolated"), ("indirect", "visible")):
+            value = report.value("in_place", kind=kind, context=context)
+            interval = report.interval("in_place", kind=kind, context=context)
             rows.append((method, f"regurgitation of {kind} identifiers", context, value, *interval))
         rows.append((method, "utility", "visible", report.utility, *report.interval("utility")))
         heldout = report.counts.loc[report.counts["metric"] == "utility_heldout", "value"]
@@ -117,7 +116,7 @@ def bars(table: pd.DataFrame) -> Figure:
 
 DRAWINGS = (
     quickstart, fine_tune, sani, recall, contexts, frame, tradeoff, memory, unlearning, frequency, generation, cost,
-    ablation, effects, sweep, distillation, demo, claims,
+    ablation, effects, sweep, distillation, demo, claims, rates,
 )  # fmt: skip
 # What draws a table, by how its name ends.
 DRAW = {drawing.__name__: drawing for drawing in DRAWINGS} | {"data_prep": bars, "blacklist": bars}

@@ -7,55 +7,94 @@ import pandas as pd
 from ..runs import figure_file, home
 from . import figures
 from .markdown import write_table
+from .statistics import MEASURES
 from .tables import READINGS, deciding
 
-MARKS = {"holds": "✔h", "contradicted": "✘c", "undecided": "?u"}  # a symbol, and the initial of the word
+MARKS = {  # a symbol, and the initial of the word
+    "holds": "✔h", "contradicted": "✘c", "equal": "=e", "undecided": "?u", "not testable": "–n",
+}  # fmt: skip
+SHORT = {"paper": "p:", "in_place": "i:"}
 LEGEND = (
-    "✔h holds · ✘c contradicted · ?u undecided “·” not judged. Several marks: one for each reading of the last layer, "
-    f"in the order {', '.join(READINGS)} (GPT-2 has no head-transform); a single one: the same fact for all of them."
+    "✔h holds · ✘c contradicted · =e equal where the rule asks for a difference · ?u undecided · –n not testable · "
+    "“·” not judged. Two lines: privacy by `paper` (p:) and by `in_place` (i:); no letter: a rule that privacy has no "
+    "part in, or only one of the two. Several marks: one for each reading of the last layer, in the order "
+    f"{', '.join(READINGS)} (GPT-2 has no head-transform); a single one: the same fact for all of them."
 )
 
 
-def facts(rows: pd.DataFrame) -> list[tuple[list[str], pd.Series]]:
-    """The rows of one claim in one setting; those of the same rule and numbers once, with all their readings."""
-    same = ["rule", "mean", "low", "high", "verdict"]
-    groups = rows.groupby(same, sort=False, dropna=False)
-    return [(group["reading"].tolist(), group.iloc[0]) for _, group in groups]
+def judged(claims: pd.DataFrame) -> pd.DataFrame:
+    """The rows that decide, by claim; a ledger without measures, that of the first edition, was told in place."""
+    return deciding(claims).assign(measure=claims.get("measure", "in_place")).sort_values("id", kind="stable")
 
 
-def marks_of(rows: pd.DataFrame) -> list[str]:
-    """The verdicts that a cell of the matrix shows, one per reading; a single one where all share one fact."""
-    if len(found := facts(rows)) == 1:
-        return [found[0][1]["verdict"]]
-    return rows.sort_values("reading", key=lambda column: column.map(READINGS.index))["verdict"].tolist()
+def facts(rows: pd.DataFrame) -> list[tuple[list[str], list[str], pd.Series]]:
+    """The rows of one claim in one setting; those of the same rule and numbers once, with their measures and readings.
+
+    A fact of some measures for some readings only, such that naming both would say too much, is split by measure.
+    """
+    found = []
+    for _, same in rows.groupby(["rule", "mean", "low", "high", "verdict"], sort=False, dropna=False):
+        measures, readings = same["measure"].unique().tolist(), same["reading"].unique().tolist()
+        if len(measures) * len(readings) == len(same):
+            found.append((measures, readings, same.iloc[0]))
+        else:
+            found += [([m], part["reading"].tolist(), part.iloc[0]) for m, part in same.groupby("measure", sort=False)]
+    return found
+
+
+def cell(rows: pd.DataFrame) -> str:
+    """What the matrix shows of one claim in one setting: a line per measure, a mark per reading; one if one fact."""
+    if len(facts(rows)) == 1:
+        return MARKS[rows["verdict"].iloc[0]]
+    lines, order = [], lambda readings: readings.map(READINGS.index)
+    for measure in (m for m in (*MEASURES, "–") if m in set(rows["measure"])):
+        of = rows[rows["measure"] == measure]
+        of = of[:1] if len(facts(of)) == 1 else of.sort_values("reading", key=order)
+        short = f"{SHORT[measure]} " if rows["measure"].nunique() > 1 else ""
+        lines.append(short + " ".join(MARKS[verdict] for verdict in of["verdict"]))
+    return "<br>".join(lines)
 
 
 def markdown(claims: pd.DataFrame) -> str:
     """The matrix as a Markdown table: a row per claim, a column per setting; each id links to its numbers."""
-    table = deciding(claims)
-    settings = list(dict.fromkeys(table["setting"]))
+    table = judged(claims)
+    settings = list(dict.fromkeys(claims["setting"]))
     lines = [f"| | claim of the paper | {' | '.join(settings)} |", "|---|---|" + "---|" * len(settings)]
-    for claim, rows in table.sort_values("id", kind="stable").groupby("id", sort=True):
+    for claim, rows in table.groupby("id", sort=False):
         of = dict(iter(rows.groupby("setting")))
-        cells = [" ".join(MARKS[v] for v in marks_of(of[name])) if name in of else "·" for name in settings]
+        cells = [cell(of[name]) if name in of else "·" for name in settings]
         lines.append(f"| [{claim}](#claim-{claim.lower()}) | {rows['claim'].iloc[0]} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", LEGEND])
+    return "\n".join([*lines, "", LEGEND, "", count(table)])
+
+
+def count(table: pd.DataFrame) -> str:
+    """How many verdicts there are, of each kind, and how many of them stand after Holm's correction for that number."""
+    verdicts = table["verdict"]
+    said = ", ".join(f"{n} {name}" for name in MARKS if (n := int((verdicts == name).sum())))
+    text = f"{len(table)} verdicts: {said}."
+    if "holm" not in table:
+        return text
+    decided = verdicts.isin(["holds", "contradicted", "equal"])
+    standing = int((decided & (table["holm"] <= 0.05)).sum())
+    return f"{text} Of the {decided.sum()} decided ones, {standing} stand after Holm's correction for all {len(table)}."
 
 
 def details(claims: pd.DataFrame) -> str:
     """Each verdict as a Markdown table: the condition that decides it, what was found, its 95 % interval over seeds."""
     lines = [
-        "| | setting | last layer | verdict | rule that decides | found | seeds |",
-        "|---|---|---|---|---|---|---|",
+        "| | setting | privacy by | last layer | verdict | rule that decides | found | seeds | Holm's p |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    order = list(dict.fromkeys(claims["setting"]))
-    for claim, rows in deciding(claims).sort_values("id", kind="stable").groupby("id", sort=True):
+    order, table = list(dict.fromkeys(claims["setting"])), judged(claims)
+    for claim, rows in table.groupby("id", sort=False):
         anchor = f'<a id="claim-{claim.lower()}"></a>{claim}'
         for setting in (name for name in order if name in set(rows["setting"])):
-            for readings, row in facts(rows[rows["setting"] == setting]):
-                found = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+            for measures, readings, row in facts(rows[rows["setting"] == setting]):
+                found = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" if pd.notna(row["mean"]) else "–"
                 mark = f"{MARKS[row['verdict']][0]} {row['verdict']}"
-                cells = (anchor, setting, ", ".join(readings), mark, row["rule"], found, row["seeds"])
+                p = f"{row['holm']:.3f}" if pd.notna(row.get("holm")) else "–"
+                names = (", ".join(measures), ", ".join(readings))
+                cells = (anchor, setting, *names, mark, row["rule"], found, row["seeds"], p)
                 lines.append(f"| {' | '.join(map(str, cells))} |")
                 anchor = claim
     return "\n".join(lines)

@@ -1,16 +1,19 @@
 """Statistics of the tables: intervals, verdicts, rank correlation, paired differences, and what chance does."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
 MARGIN = 0.01  # a difference in regurgitation or utility that does not matter
 UNDECIDED = "the data does not decide"
 FEWEST = 5  # values without which a claim stays undecided
+CHANGED = 10  # terms without which a sign test tests nothing
+MEASURES = ("paper", "in_place")  # of regurgitation, and so of privacy
+VERDICTS = ("contradicted", "equal", "not testable", "undecided", "holds")  # the worst first
 COMPARED = ("regurgitation", "regurgitation of direct identifiers", "utility", "utility_heldout")
 
 
@@ -120,31 +123,112 @@ def answers(found: pd.DataFrame, chance: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def judge(values: pd.Series, sign: str, margin: float) -> dict:
-    """Mean, sd, 95 % interval (Student's t over seeds), slack and verdict of a condition's values.
+def judge(values: pd.Series, sign: str, margin: float, same: float | None = None, testable: bool = True) -> dict:
+    """Mean, sd, 95 % interval (Student's t over seeds), slack, verdict and p of a condition's values.
 
-    The slack is the mean's distance from breaking the rule; negative if it breaks it.
+    The verdict is that of the interval: `equal` where it lies within ± `same` (given where a rule asks for a
+    difference: one too small to matter neither meets such a rule nor contradicts it, so this comes first), `holds`
+    where all of it meets the rule, `contradicted` where none does, else `undecided`. `not testable` where `testable` is
+    false; below FEWEST values `undecided`. The slack is the mean's distance from breaking the rule; negative if it
+    breaks it. p: the smallest α whose 1 − α interval gives the same verdict; of `undecided`, any other.
     """
     mean, sd, n = float(values.mean()), float(values.std()), int(values.count())
     half = half_width(sd, n)
     low, high = mean - half, mean + half
-    meets, misses, slack = {
-        ">": (low > margin, high <= margin, mean - margin),
-        ">=": (low >= margin, high < margin, mean - margin),
-        "<=": (high <= margin, low > margin, margin - mean),
-        "within": (low >= -margin and high <= margin, low > margin or high < -margin, margin - abs(mean)),
-    }[sign]
-    verdict = "undecided" if n < FEWEST else "holds" if meets else "contradicted" if misses else "undecided"
-    return {"mean": mean, "sd": sd, "low": low, "high": high, "seeds": n, "slack": slack, "verdict": verdict}
+
+    def p_of(lead: float) -> float:
+        return float(lead < 0) if sd == 0 else min(1.0, 2 * float(special.stdtr(max(n, 2) - 1, -lead / sd * n**0.5)))
+
+    above, below = (lambda edge: p_of(mean - edge)), (lambda edge: p_of(edge - mean))
+    meets, misses, slack, ps = {
+        ">": (low > margin, high <= margin, mean - margin, (above(margin), below(margin))),
+        ">=": (low >= margin, high < margin, mean - margin, (above(margin), below(margin))),
+        "<=": (high <= margin, low > margin, margin - mean, (below(margin), above(margin))),
+        "within": (
+            low >= -margin and high <= margin, low > margin or high < -margin, margin - abs(mean),
+            (max(above(-margin), below(margin)), min(above(margin), below(-margin))),
+        ),
+    }[sign]  # fmt: skip
+    p = dict(zip(("holds", "contradicted"), ps))
+    if same is not None:
+        p["equal"] = max(above(-same), below(same))
+    verdict = "holds" if meets else "contradicted" if misses else "undecided"
+    if same is not None and low >= -same and high <= same:
+        verdict = "equal"
+    found = {"mean": mean, "sd": sd, "low": low, "high": high, "seeds": n, "slack": slack}
+    return found | _verdict_and_p(verdict, p, n, testable)
 
 
-def rarest(terms: pd.DataFrame) -> pd.Series:
-    """Whether a term is among the rarest tenth of its seed's, ties with the last of them included."""
-    return terms["iterations"] <= terms.groupby("seed")["iterations"].transform(lambda n: n.quantile(0.1))
+def judge_signs(moves: pd.Series) -> dict:
+    """As `judge`, of whether more terms rise than fall: a sign test of moves (positive, negative, 0) over all seeds.
+
+    The mean is the share that rose of those that changed, its interval Clopper and Pearson's; the sd is NaN. Under
+    CHANGED of them: `not testable`. The test takes terms as independent, which those of one seed are not quite.
+    """
+    rose, fell = int((moves > 0).sum()), int((moves < 0).sum())
+    changed, seeds = rose + fell, moves.index.get_level_values("seed").nunique()
+    low, high = stats.binomtest(rose, changed).proportion_ci() if changed else (float("nan"), float("nan"))
+    mean = rose / changed if changed else float("nan")
+    tests = (stats.binomtest(n, max(changed, 1), alternative="greater") for n in (rose, fell))
+    more, fewer = (min(1.0, 2 * float(test.pvalue)) for test in tests)
+    verdict = "holds" if low > 0.5 else "contradicted" if high < 0.5 else "undecided"
+    found = {"mean": mean, "sd": float("nan"), "low": low, "high": high, "seeds": seeds, "slack": mean - 0.5}
+    return found | _verdict_and_p(verdict, {"holds": more, "contradicted": fewer}, seeds, changed >= CHANGED)
 
 
-def spearman(terms: pd.DataFrame, column: str = "said") -> pd.Series:
-    """Spearman's ρ, by seed, of how often a term stands in the text and a count of it."""
+def _verdict_and_p(verdict: str, p: Mapping[str, float], seeds: int, testable: bool) -> dict:
+    """The verdict that stands, with its p: NaN where too few seeds decide nothing, or nothing can be tested."""
+    if seeds < FEWEST or not testable:
+        return {"verdict": "undecided" if seeds < FEWEST else "not testable", "p": float("nan")}
+    return {"verdict": verdict, "p": p.get(verdict, min(p.values()))}
+
+
+def all_of(parts: Sequence[dict]) -> dict:
+    """Of findings of `judge`, the one that decides whether all hold (worst verdict, least slack), with the p of it all.
+
+    Where all hold, p is their largest, since each must. Where one does not, one of them sufficed: p is the smallest of
+    that verdict's, times the number of findings (Bonferroni).
+    """
+    worst = min(parts, key=lambda f: (VERDICTS.index(f["verdict"]), np.nan_to_num(f["slack"], nan=-np.inf)))
+    p = [f["p"] for f in parts if f["verdict"] == worst["verdict"]]
+    if worst["verdict"] in ("contradicted", "equal"):
+        return worst | {"p": min(1.0, len(parts) * min(p))}
+    return worst | {"p": max(p) if worst["verdict"] == "holds" else worst["p"]}
+
+
+def denied(found: dict) -> dict:
+    """The finding that a rule is not met: what held is contradicted, and the other way round."""
+    flipped = {"holds": "contradicted", "contradicted": "holds"}.get(found["verdict"], found["verdict"])
+    return found | {"verdict": flipped, "slack": -found["slack"]}
+
+
+def any_of(parts: Sequence[dict]) -> dict:
+    """Of findings of `judge` without `equal`, the one that decides whether any holds, with the p of it all."""
+    return denied(all_of([denied(found) for found in parts]))
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """p-values adjusted by Holm's method for their number; a NaN stays one, and counts as a test all the same."""
+    ordered = p.fillna(1.0).sort_values(kind="stable")
+    steps = (ordered * np.arange(len(p), 0, -1)).clip(upper=1.0).cummax()
+    return steps.reindex(p.index).where(p.notna())
+
+
+def deciles(terms: pd.DataFrame, lot: int = 0) -> pd.Series:
+    """The tenth of its seed's terms that a term is in by iterations, 1 the rarest; ties in an order drawn by lot."""
+    drawn = terms.assign(lot=np.random.default_rng(lot).random(len(terms))).sort_values(["iterations", "lot"])
+    seeds = drawn.groupby("seed")["iterations"]
+    tenths = -(-10 * (seeds.cumcount() + 1) // seeds.transform("size"))  # rounded up
+    return tenths.reindex(terms.index)
+
+
+def rarest(terms: pd.DataFrame, lot: int = 0) -> pd.Series:
+    """Whether a term is among the rarest tenth of its seed's; of ties with the last of them, those drawn by lot."""
+    return deciles(terms, lot) == 1
+
+
+def spearman(terms: pd.DataFrame, column: str = "predicted") -> pd.Series:
+    """Spearman's ρ, by seed, of how often a term stands in the text and another column; NaN where that is constant."""
     pairs = terms.groupby("seed")[["iterations", column]]
     return pairs.apply(lambda t: t["iterations"].corr(t[column], method="spearman"))
 

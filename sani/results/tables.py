@@ -137,7 +137,7 @@ def contexts_table(table: pd.DataFrame) -> pd.DataFrame:
         ("SANI, half repaired on", table, sani | {"kept_out": max(table["kept_out"])}),
     )
     asked = [(context, "in_place", "direct", subset, ("visible", "isolated")) for subset, context in CONTEXTS.items()]
-    asked.append(("bare prompts answered by a term", "said", "all", "prompts", ("visible",)))
+    asked.append(("bare prompts answered by a term", "predicted", "all", "prompts", ("visible",)))
     asked.append(("terms among a prompt's top 10", "in_top", "all", "prompts", ("visible",)))
     return _stacked(
         ({"context": context, "reading": reading, "model": model}, pick(source, metric, kind, reading, subset, **where))
@@ -162,7 +162,7 @@ def generation_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def frequency_table(results: pd.DataFrame, target: str = "lm-head") -> pd.DataFrame:
-    """A row per seed and term of use case B: iterations, and how many were said before and after each epoch of SANI.
+    """A row per seed and term of use case B: iterations, and how many were predicted before and after epochs of SANI.
 
     Terms are numbered by their iterations, so that their numbers say nothing of their spelling.
     """
@@ -172,9 +172,9 @@ def frequency_table(results: pd.DataFrame, target: str = "lm-head") -> pd.DataFr
     end = trained["epoch"].max()
     sani = of_terms[of_terms["method"].eq("sani") & of_terms["target"].eq(target) & (of_terms["epoch"] > end)]
     before = trained[trained["epoch"] == end].pivot(index=["seed", "subset"], columns="metric", values="value")
-    after = sani[sani["metric"] == "said"].pivot(index=["seed", "subset"], columns="epoch", values="value")
+    after = sani[sani["metric"] == "predicted"].pivot(index=["seed", "subset"], columns="epoch", values="value")
     after.columns = [f"after {epoch - end:g}" for epoch in after.columns]
-    table = before.rename(columns={"said": "before"})[["iterations", "before"]].join(after)
+    table = before.rename(columns={"predicted": "before"})[["iterations", "before"]].join(after)
     return numbered(table.astype(int).reset_index().drop(columns="subset"))
 
 

@@ -12,9 +12,11 @@ from ..results.figures import save
 from ..results.statistics import FEWEST
 from ..results.tables import summary
 from ..runs import figures_folder
-from . import ablation, costs, distillation, ledger, runs
+from . import ablation, costs, distillation, ledger, measured, rates, runs
 from .claims import CLAIMS
+from .runs import Run
 from .setting import SETTINGS, Setting
+from .values import deltas_of, margins, write_margins
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,12 +28,13 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--seeds", type=_whole, nargs="+", default=[*seeds], metavar="N", help=f"default: {usual}")
         one.add_argument("--jobs", type=_whole, default=0, help="processes side by side (default: one per core)")
         one.set_defaults(run=run, error=one.error)
-    # The last is the ledger.
-    one.add_argument("--setting", choices=SETTINGS, default="tiny", help="default: tiny")
-    one.add_argument("--corpus", type=Path, help="annotated .jsonl of your own: half pre-trains a base model")
-    one.add_argument("--books", type=Path, help="use case B on a folder of .txt of your own, one per book")
-    one.add_argument("--emotions", type=Path, help="with --books: the emotion corpus, a folder of text;label files")
-    one.add_argument("--name", help="how to call that setting in the ledger (default: the file's name)")
+        if run in (_ledger, _margins, _rates):
+            one.add_argument("--setting", choices=SETTINGS, default="tiny", help="default: tiny")
+            one.add_argument("--corpus", type=Path, help="annotated .jsonl of your own: half pre-trains a base model")
+            one.add_argument("--books", type=Path, help="use case B on a folder of .txt of your own, one per book")
+            one.add_argument("--emotions", type=Path, help="with --books: the emotion corpus, a folder of text;label")
+            one.add_argument("--name", help="how to call that setting in the ledger (default: the file's name)")
+            one.add_argument("--again", action="store_true", help="measure anew what figures/measured holds")
     return parser
 
 
@@ -56,16 +59,15 @@ def _distillation(arguments: argparse.Namespace) -> pd.DataFrame:
 
 
 def _ledger(arguments: argparse.Namespace) -> None:
-    try:
-        setting = _setting(arguments)
-    except (ValueError, OSError) as error:
-        arguments.error(str(error))
+    setting = _setting(arguments)
     if len(arguments.seeds) < FEWEST:
         print(f"{len(arguments.seeds)} of the {FEWEST} seeds that a verdict needs: every claim will be undecided")
-    wanted = runs.all_runs(setting)
-    count = runs.complete(setting, arguments.seeds, wanted, arguments.jobs)
-    table = runs.results(setting, arguments.seeds, wanted)
-    claims = ledger.write(ledger.verdicts(table, setting))
+    try:
+        deltas = deltas_of(setting)
+    except ValueError as error:
+        arguments.error(f"{error}: python -m sani.study margins, with the same options but other seeds")
+    table, count = measured.results(setting, arguments.seeds, runs.all_runs(setting), arguments.jobs, arguments.again)
+    claims = ledger.write(ledger.verdicts(table, setting, deltas))
     matrix.write(claims)
     ledger.save_figures(setting, table)
     print(f"{count} runs made; figures/claims.*, figures/{ledger.prefix(setting)}_* and the tables are written")
@@ -73,8 +75,31 @@ def _ledger(arguments: argparse.Namespace) -> None:
     print(claims.loc[whole, ["id", "reading", "verdict"]].to_string(index=False))
 
 
+def _margins(arguments: argparse.Namespace) -> None:
+    setting = _setting(arguments)
+    wanted = [Run(setting.objectives[0])]
+    table, count = measured.results(setting, arguments.seeds, wanted, arguments.jobs, arguments.again)
+    found = write_margins(margins(table, setting))
+    print(f"{count} runs made; figures/margins.csv is written\n{found.to_string(index=False)}")
+
+
+def _rates(arguments: argparse.Namespace) -> None:
+    setting = _setting(arguments)
+    table = rates.table(setting, arguments.seeds, arguments.jobs)
+    save(f"{ledger.prefix(setting)}_rates", summary(table))
+    print(f"the repair's rates by the rule: {rates.chosen(table, deltas_of(setting)['in_place'])}")
+
+
 def _setting(arguments: argparse.Namespace) -> Setting:
-    """The setting that the ledger is asked for. Raises ValueError for options that do not go together."""
+    """The setting that is asked for; ends with a message for options that do not go together."""
+    try:
+        return _named(arguments)
+    except (ValueError, OSError) as error:
+        arguments.error(str(error))
+
+
+def _named(arguments: argparse.Namespace) -> Setting:
+    """The setting of some options. Raises ValueError for those that do not go together."""
     corpus, books, emotions = arguments.corpus, arguments.books, arguments.emotions
     for path in filter(None, (corpus, books, emotions)):
         if not path.exists():
@@ -87,7 +112,7 @@ def _setting(arguments: argparse.Namespace) -> Setting:
         raise ValueError(f"--name {name} is the name of a synthetic setting; choose another")
     file = figures_folder() / "claims.csv"
     known = pd.read_csv(file).query("setting == @name")["seeds"].tolist() if file.exists() else []
-    if len(arguments.seeds) < min(FEWEST, max(known, default=0)):
+    if arguments.study == "ledger" and len(arguments.seeds) < min(FEWEST, max(known, default=0)):
         raise ValueError(f"{file.name} holds {name!r} over {max(known)} seeds; fewer than {FEWEST} would replace them")
     if books:
         return ledger.books_setting(books, emotions, name)
@@ -98,7 +123,9 @@ STUDIES = {  # what is done, over which seeds by default
     "costs": (_costs, range(5), "privacy and utility against the cost of unlearning"),
     "ablation": (_ablation, range(5), "what of SANI matters"),
     "distillation": (_distillation, range(3), "what small students keep of their teachers' leaks"),
-    "ledger": (_ledger, range(5), "the verdict on each of the paper's claims; fewer than 5 seeds decide nothing"),
+    "margins": (_margins, range(5), "the margins of a setting's claims, on seeds that judge none"),
+    "rates": (_rates, range(3), "the learning rate of each method's repair, on seeds that judge no claim"),
+    "ledger": (_ledger, range(10, 15), "the verdict on each of the paper's claims; fewer than 5 seeds decide nothing"),
 }
 
 

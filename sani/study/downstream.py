@@ -9,30 +9,19 @@ from datasets import Dataset
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    get_linear_schedule_with_warmup,
-)
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.optimization import get_linear_schedule_with_warmup
 
-from ..models import family
+from ..models import family, positions
 from ..training import default_learning_rate
 
 WARMUP = 0.1  # of the steps
 
 
 def emotion_f1(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    train: Dataset,
-    test: Dataset,
-    epochs: int = 4,
-    learning_rate: float | None = None,
-    batch_size: int = 32,
-    seed: int = 0,
-    progress: bool = True,
-) -> dict[str, float]:
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Dataset, test: Dataset, epochs: int = 4,
+    learning_rate: float | None = None, batch_size: int = 32, seed: int = 0, progress: bool = True,
+) -> dict[str, float]:  # fmt: skip
     """F1 ("weighted" and "macro" over the labels) on `test` of a classifier trained on `train`, which is thrown away.
 
     The classifier is a copy of a masked language model's encoder with a new head, drawn from the seed, and all of it
@@ -45,10 +34,8 @@ def emotion_f1(
     _check(model, tokenizer, train=train, test=test)
     learning_rate = default_learning_rate(model) / 5 if learning_rate is None else learning_rate
     if epochs < 0 or batch_size < 1 or not 0 < learning_rate < float("inf"):
-        raise ValueError(
-            f"epochs={epochs}, batch_size={batch_size}, learning_rate={learning_rate}: need epochs ≥ 0, "
-            "batch_size ≥ 1 and a positive learning rate"
-        )
+        given = f"epochs={epochs}, batch_size={batch_size}, learning_rate={learning_rate}"
+        raise ValueError(f"{given}: need epochs ≥ 0, batch_size ≥ 1 and a positive learning rate")
     # Sorted, so that the classifier does not depend on which label comes first.
     labels = sorted(set(train["label"]))
     if len(labels) < 2:
@@ -100,8 +87,7 @@ def _classifier(model: PreTrainedModel, labels: int) -> PreTrainedModel:
 def _train(classifier, rows, epochs, learning_rate, batch_size, seed, progress) -> None:
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
     size = len(rows["label"])
-    per_epoch = -(-size // batch_size)
-    total = epochs * per_epoch
+    total = epochs * (per_epoch := -(-size // batch_size))
     schedule = get_linear_schedule_with_warmup(optimizer, round(WARMUP * total), total)
     classifier.train()
     with tqdm(
@@ -144,29 +130,18 @@ def _logits(classifier, batch) -> Tensor:
 def _encoded(corpus, labels, model, tokenizer) -> dict[str, Tensor]:
     """Token ids and attention mask (records, longest), padded on the right, and label numbers (records,)."""
     tokenizer = copy.deepcopy(tokenizer)  # for truncation and padding stay set in a tokenizer, and are saved with it
-    room = min(tokenizer.model_max_length, _positions(model))
+    room = min(tokenizer.model_max_length, positions(model))
     rows = tokenizer(
         list(corpus["text"]), truncation=True, max_length=room, padding=True, padding_side="right", return_tensors="pt"
     )
-    number = {label: i for i, label in enumerate(labels)}
-    label = torch.tensor([number[label] for label in corpus["label"]])
+    label = torch.tensor([labels.index(label) for label in corpus["label"]])
     return {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"], "label": label}
-
-
-def _positions(model: PreTrainedModel) -> int:
-    """How many tokens a row may have."""
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    # RoBERTa counts positions from after the padding token's.
-    before = 0 if getattr(table, "padding_idx", None) is None else table.padding_idx + 1
-    return model.config.max_position_embeddings - before
 
 
 def _check_family(model: PreTrainedModel) -> None:
     if family(model).causal:
-        raise ValueError(
-            f"a {model.config.model_type} predicts the next token and has no encoder to classify with; emotion_f1 is "
-            "for masked language models (BERT, RoBERTa, DistilBERT, ModernBERT, …)"
-        )
+        lacks = f"a {model.config.model_type} predicts the next token and has no encoder to classify with"
+        raise ValueError(f"{lacks}; emotion_f1 is for masked language models (BERT, RoBERTa, ModernBERT, …)")
 
 
 def _check(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **corpora: Dataset) -> None:
@@ -178,15 +153,12 @@ def _check(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **corpora
         )
     for name, corpus in corpora.items():
         if missing := [column for column in ("text", "label") if column not in corpus.column_names]:
-            raise ValueError(
-                f"{name} has no column {' and no column '.join(missing)}; load an emotion corpus: "
-                "load_corpus('synthetic-emotions') or load_corpus('emotion')"
-            )
+            mend = "load an emotion corpus: load_corpus('synthetic-emotions') or load_corpus('emotion')"
+            raise ValueError(f"{name} has no column {' and no column '.join(missing)}; {mend}")
         if not len(corpus):
             raise ValueError(f"{name} is empty")
         for column in ("text", "label"):
-            bad = [i for i, value in enumerate(corpus[column]) if not isinstance(value, str) or not value.strip()]
-            if bad:
+            if bad := [i for i, x in enumerate(corpus[column]) if not isinstance(x, str) or not x.strip()]:
                 where = _first(corpus, bad)
                 raise ValueError(f"{name} has {len(bad)} records whose {column} is empty or no string ({where})")
 

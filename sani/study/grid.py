@@ -17,10 +17,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..devices import usual_jobs
 from ..evaluation import Report, evaluate
+from ..exposure import NAMES
 from ..runs import checked, made, run_folder
 from .prepare import inputs, prepare
 from .setting import Setting
 
+NAMED = {"exposure": "exposure of names", "exposure_rare": "exposure of rare names"}  # both isolated
 Found = dict[str, tuple[float, ...]]  # by metric: its value, and low and high of an interval where there is one
 
 
@@ -80,9 +82,15 @@ def values(setting: Setting, seed: int, model: PreTrainedModel) -> tuple[Found, 
     data = prepare(setting, seed)
     report = evaluate(model, data.raw, heldout=data.heldout, progress=False)
     direct = "regurgitation of direct identifiers"
-    return {
+    found = {
         "regurgitation": (report.regurgitation, *report.interval("in_place")),
         direct: (report.value("in_place", kind="direct"), *report.interval("in_place", "direct")),
+        "paper": (report.value("paper"),),
+        "paper of direct identifiers": (report.value("paper", "direct"),),
         "utility": (report.utility, *report.interval("utility")),
         "utility_heldout": (report.value("utility_heldout", kind="none"),),
-    }, report
+    }
+    for metric, name in NAMED.items() if report.units["type"].isin(NAMES).any() else ():
+        of_names = {"kind": "names", "context": "isolated"}
+        found[name] = (report.value(metric, **of_names), *report.interval(metric, **of_names))
+    return found, report

@@ -1,8 +1,15 @@
 """The ledger of the paper's claims, each with a rule and a margin fixed before the runs (PAPER §6).
 
 A claim is a set of conditions; each is a number per seed, paired over methods, with a 95 % interval over the seeds
-(Student's t). A condition `holds` if its whole interval meets the rule, is `contradicted` if none of it does, else
-`undecided`. A claim holds if all its conditions do, and is contradicted if one is.
+(Student's t). A condition `holds` if its whole interval meets the rule, is `contradicted` if none of it does, `equal`
+where it asks for a difference and the interval lies within the margin of 0, `not testable` where nothing can be told,
+else `undecided`. A claim holds if all its conditions do; else it is what its worst condition is, in the order
+contradicted, equal, not testable, undecided.
+
+Many verdicts, each at 95 %, err somewhere. `p` is the smallest α at which a verdict would still be given (of a claim,
+from all its conditions: `all_of`), `holm` the same for all rows that judge a claim in the whole ledger, by Holm's
+method, which asks nothing of how they depend on each other. Those that cannot be decided count among them. A verdict
+with holm ≤ 0.05 stands for the ledger as a whole; the verdict itself is not corrected.
 """
 
 import re
@@ -17,12 +24,13 @@ from ..blocks import corpus_fingerprint
 from ..data.corpora import load_corpus
 from ..results import tables
 from ..results.figures import save
-from ..results.statistics import judge
+from ..results.statistics import all_of, holm
 from ..runs import code_fingerprint, figures_folder, fingerprint, made, runs_folder
-from .claims import CLAIMS, Values, claims_of, conditions, readings
+from .claims import CLAIMS, claims_of, conditions, measures, readings
 from .prepare import halves, split
 from .pretraining import pretrain
 from .setting import SETTINGS, Setting
+from .values import Values
 
 # A base model for a corpus of one's own: many epochs, since half of such a corpus is little text. Frozen on the base
 # and the unprotected model alone.
@@ -41,43 +49,45 @@ BOOKS = Setting(
     use_case="B", corpus="bookcorpus", half="private", records=85, heldout_records=40, heldout_share=0.5, epochs=32,
     repair_epochs=4, min_count=2, top=380, emotion_records=4000,
 )  # fmt: skip
-LEDGER = ["id", "claim", "rule", "margin", "setting", "reading", "mean", "sd", "low", "high", "seeds", "verdict"]
+LEDGER = [
+    "id", "claim", "rule", "margin", "setting", "reading", "measure", "mean", "sd", "low", "high", "seeds", "verdict",
+    "p", "holm",
+]  # fmt: skip
 
 
-def verdicts(table: pd.DataFrame, setting: Setting) -> pd.DataFrame:
-    """The ledger of one setting, from `runs.results`: for each claim and reading its verdict and its conditions.
+def verdicts(table: pd.DataFrame, setting: Setting, deltas: Mapping[str, float]) -> pd.DataFrame:
+    """The ledger of one setting, from `runs.results`: for each claim, measure of privacy and reading, its verdict.
 
-    The row of a claim (id "A5") shows the condition that decides it: the one with the worst verdict and the least
-    slack. If there are several, each has a row of its own ("A5a", "A5b", …).
+    deltas: δ by measure, as `deltas_of` reads it. The row of a claim (id "A5") shows the condition that decides it: of
+    those with the worst verdict the one with the least slack. If there are several, each has a row of its own ("A5a",
+    "A5b", …), and so has what stands beside. Raises ValueError for a run or a margin that is missing.
     """
-    v = Values(table, setting)
-    rows = []
+    values, rows = Values(table, setting, deltas), []
     for claim in claims_of(setting):
-        for reading in readings(claim, setting):
-            parts = []
-            for letter, condition in zip("abcdefghijklmnopqrstuvwxyz", conditions(claim, v, reading)):
-                found = judge(condition.value, condition.sign, condition.margin)
-                rule = f"{condition.text} {_SIGNS[condition.sign]} {condition.margin:g}"
-                head = {"id": claim + letter, "claim": CLAIMS[claim], "rule": rule, "margin": condition.margin}
-                parts.append(head | {"setting": setting.name, "reading": reading} | found)
-            worst = min(parts, key=lambda part: (_ORDER.index(part["verdict"]), part["slack"]))
-            rows += [worst | {"id": claim}, *(parts if len(parts) > 1 else [])]
-    return pd.DataFrame(rows, columns=LEDGER)
+        for measure in measures(claim):
+            v = values if measure == "–" else values.by(measure)
+            for reading in readings(claim, setting):
+                head = {"claim": CLAIMS[claim], "setting": setting.name, "reading": reading, "measure": measure}
+                parts = conditions(claim, v, reading)
+                found = [head | {"id": claim} | all_of([part for part in parts if not part["beside"]])]
+                rows += found + [head | {"id": claim + p["part"]} | p for p in parts if len(parts) > 1]
+    return _with_holm(pd.DataFrame(rows).reindex(columns=LEDGER))
 
 
-_SIGNS = {">": ">", ">=": "≥", "<=": "≤", "within": "within ±"}
-_ORDER = ("contradicted", "undecided", "holds")
+def _with_holm(claims: pd.DataFrame) -> pd.DataFrame:
+    """A ledger with `holm` computed anew over the rows that judge a claim."""
+    return claims.assign(holm=holm(tables.deciding(claims)["p"]))
 
 
 def write(new: pd.DataFrame) -> pd.DataFrame:
     """Replace the rows of a setting in figures/claims.csv, keep those of others; returns the whole ledger."""
     path = figures_folder() / "claims.csv"
     if path.exists():
-        old = pd.read_csv(path)
+        old = pd.read_csv(path).reindex(columns=LEDGER).fillna({"measure": "in_place"})
         new = pd.concat([new, old[~old["setting"].isin(new["setting"])]], ignore_index=True)
         order = [*SETTINGS, *sorted(set(new["setting"]) - set(SETTINGS))]
         new = new.sort_values("setting", key=lambda s: s.map(order.index), kind="stable", ignore_index=True)
-    new.to_csv(path, index=False, float_format="%.6f")
+    _with_holm(new).to_csv(path, index=False, float_format="%.6f")
     return pd.read_csv(path)
 
 

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ..evaluation import Report, evaluate
 from ..generation import free_generation
+from ..predictions import layout, predict
 from .downstream import emotion_f1
 from .prepare import Data
 from .probes import bare_prompts
@@ -16,8 +18,10 @@ from .setting import Setting
 MISSED = (0.05, 0.1, 0.2, 0.5)
 INTERVALS = (
     ("in_place", "all", "visible"), ("in_place", "direct", "visible"), ("in_place", "indirect", "visible"),
-    ("in_place", "all", "isolated"), ("utility", "none", "visible"),
+    ("in_place", "all", "isolated"), ("utility", "none", "visible"), ("exposure", "names", "visible"),
+    ("exposure", "names", "isolated"), ("exposure_rare", "names", "isolated"), ("exposure", "indirect", "isolated"),
 )  # fmt: skip
+CLASSIFIERS = 5  # trained on each encoder, since one training varies more than the claim B3 allows
 SAMPLES = {"samples": 100, "length": 48}  # of free generation
 
 
@@ -27,8 +31,8 @@ def measure(setting: Setting, data: Data, thorough: Sequence[int], model: PreTra
     Keys of a row: subset, metric, kind, context, value, and low and high where the 95 % bootstrap interval over
     records is computed. Subsets: "" for everything; "kept out" records, "kept out only" terms that stand in no other;
     "missed 0.05" for the terms that a blacklist with that share missing lacks; "again" for new records of the same
-    persons; "prompts" for bare ones; "generated" for free generation by causal models; "term 7" (by number) and
-    "emotions" in use case B.
+    persons; "pseudonymized" for the text without direct identifiers; "prompts" for bare ones; "generated" for free
+    generation by causal models; "term 7" (by number) and "emotions" in use case B.
     """
     full = epoch in thorough
     report = evaluate(model, data.raw, heldout=data.heldout if full else None, progress=False)
@@ -36,11 +40,14 @@ def measure(setting: Setting, data: Data, thorough: Sequence[int], model: PreTra
     if setting.use_case == "B":
         for term in report.terms.to_dict("records"):
             of_term = f"term {term['term_id']}"
-            rows += [_row(of_term, "iterations", term["iterations"]), _row(of_term, "said", term["in_place"])]
+            rows += [_row(of_term, "iterations", term["iterations"]), _row(of_term, "predicted", term["in_place"])]
     if setting.use_case == "B" and data.emotions is not None:
-        options = {"seed": data.seed, "learning_rate": setting.classifier_learning_rate, "progress": False}
-        scores = emotion_f1(model, data.tokenizer, *data.emotions, **options)
-        rows += [_row("emotions", f"f1_{average}", value, "none") for average, value in scores.items()]
+        options = {"learning_rate": setting.classifier_learning_rate, "progress": False}
+        seeds = [CLASSIFIERS * data.seed + i for i in range(CLASSIFIERS)]
+        scores = pd.DataFrame([emotion_f1(model, data.tokenizer, *data.emotions, seed=s, **options) for s in seeds])
+        for average in scores:
+            rows.append(_row("emotions", f"f1_{average}", scores[average].mean(), "none"))
+            rows.append(_row("emotions", f"f1_{average}_sd", scores[average].std(), "none"))
     return rows
 
 
@@ -69,15 +76,24 @@ def _contexts(setting: Setting, data: Data, model: PreTrainedModel, report: Repo
         units = evaluate(model, data.again, progress=False).units
         rows += _rates("again", units, np.ones(len(units), dtype=bool))
     if setting.use_case == "A":
+        rows.append(_row("pseudonymized", "utility", _accuracy(model, data.pseudonymized), "none"))
         asked = bare_prompts(model, data.tokenizer, data.corpus, data.blacklist)
         single = asked[asked["tokens"] == 1]
-        rows.append(_row("prompts", "said", asked["said"].mean()))
+        rows.append(_row("prompts", "predicted", asked["said"].mean()))
         rows.append(_row("prompts", "in_top", single["in_top"].sum() / max(1, single["terms"].sum())))
     for start, texts in (("prefix", data.corpus["text"]), ("nothing", [])) if setting.causal else ():
         samples = free_generation(model, data.tokenizer, data.blacklist, texts, **SAMPLES, progress=False)
         rows.append(_row("generated", "hits", samples["hits"].mean(), context=start))
         rows.append(_row("generated", "terms", samples.attrs["terms"], context=start))
     return rows
+
+
+def _accuracy(model: PreTrainedModel, blocks: Dataset) -> float:
+    """Token accuracy outside of listed terms."""
+    units = layout(blocks, 0)
+    found = predict(model, units, blocks, 32, progress=False, apart=False)["visible"]
+    ordinary = (units.table["term_id"] < 0).to_numpy()[units.tokens["unit"]]
+    return float((found == units.tokens["id"])[ordinary].mean())
 
 
 def _rates(subset: str, units: pd.DataFrame, chosen: np.ndarray) -> list[dict]:

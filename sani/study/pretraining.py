@@ -42,23 +42,21 @@ PHASES = (
     {"block_size": 128, "epochs": 10, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
 )
 # A causal model learns from every token, not from 15 %: fewer epochs.
-GPT2_PHASES = (
-    {"block_size": 32, "epochs": 2, "learning_rate": 3e-3, "batch_size": 64, "warmup": 0.05},
-    {"block_size": 128, "epochs": 3, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.05},
-)
+GPT2_PHASES = tuple(phase | {"epochs": epochs} for phase, epochs in zip(PHASES, (2, 3)))
 PUBLIC = {"records": 4000, "seed": 0}  # of the split "public": all that the clinical base models have seen
 
 
 def new_tokenizer(
-    texts: Iterable[str], folder: Path, vocabulary: int, positions: int, causal: bool
+    texts: Iterable[str], folder: Path, vocabulary: int, positions: int, causal: bool = False, cased: bool = False
 ) -> PreTrainedTokenizerBase:
-    """Learn a vocabulary of a given size, uncased WordPiece or byte-level BPE, and save its tokenizer in a folder."""
+    """Learn a vocabulary of a given size, WordPiece or byte-level BPE, and save its tokenizer in a folder."""
     if causal:
         learner, special, kind = ByteLevelBPETokenizer(), [END, PAD], GPT2TokenizerFast
         options = {"bos_token": END, "eos_token": END, "unk_token": END, "pad_token": PAD}
     else:
-        learner, special, kind = BertWordPieceTokenizer(lowercase=True), SPECIAL, BertTokenizerFast
-        options = {"do_lower_case": True}
+        options = {"strip_accents": False if cased else None}  # None: with the capitals
+        learner, special, kind = BertWordPieceTokenizer(lowercase=not cased, **options), SPECIAL, BertTokenizerFast
+        options["do_lower_case"] = not cased
     learner.train_from_iterator(texts, vocab_size=vocabulary, min_frequency=2, special_tokens=special)
     file = str(folder / "tokenizer.json")
     learner.save(file)
@@ -79,25 +77,16 @@ def new_model(tokenizer: PreTrainedTokenizerBase, seed: int, architecture: Mappi
 
 @torch.no_grad()
 def sinusoids(position: torch.Tensor) -> None:
-    """Sinusoids (positions, width) to start from, in place (Vaswani et al. 2017, §3.5).
-
-    Without them a model this small needs several times as many steps before it attends to its neighbours at all.
-    """
+    """Sinusoids (positions, width), in place (Vaswani et al. 2017, §3.5): small models attend to neighbours sooner."""
     length, width = position.shape
     angle = torch.arange(length)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
     position[:, 0::2], position[:, 1::2] = 0.3 * angle.sin(), 0.3 * angle.cos()
 
 
 def pretrain(
-    corpus: Dataset,
-    folder: Path,
-    vocabulary: int,
-    also: Sequence[str] = (),
-    phases: Sequence[Mapping] = PHASES,
-    seed: int = 0,
-    causal: bool = False,
-    architecture: Mapping | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    corpus: Dataset, folder: Path, vocabulary: int, also: Sequence[str] = (), phases: Sequence[Mapping] = PHASES,
+    seed: int = 0, causal: bool = False, architecture: Mapping | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:  # fmt: skip
     """A small BERT (or GPT-2, if `causal`) trained on a corpus from scratch, and its tokenizer, saved in `folder`.
 
     `also` are strings that the vocabulary is learned on besides the texts; architecture holds options of BertConfig or

@@ -30,13 +30,9 @@ PROMPTS = {
 
 @torch.inference_mode()
 def bare_prompts(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    corpus: Dataset,
-    blacklist: Blacklist,
-    prompts: Mapping[str, str] = PROMPTS,
-    top: int = 10,
-) -> pd.DataFrame:
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Dataset, blacklist: Blacklist,
+    prompts: Mapping[str, str] = PROMPTS, top: int = 10,
+) -> pd.DataFrame:  # fmt: skip
     """What a model answers to "Patient name: [MASK]", with as many masks as the annotated terms of a type have tokens.
 
     A causal model goes on from "Patient name:" by as many tokens, each the likeliest.
@@ -70,14 +66,9 @@ def _fill_in(model, ids: list[int], mask_id: int, top: int) -> tuple[tuple[int, 
 
 def _go_on(model, ids: list[int], length: int, top: int) -> tuple[tuple[int, ...], list[int]]:
     """The next `length` tokens, each the likeliest, and the likeliest `top` for the first."""
-    found = model.generate(
-        torch.tensor([ids], device=model.device),
-        do_sample=False,
-        max_new_tokens=length,
-        output_scores=True,
-        return_dict_in_generate=True,
-        **decoding_options(model),
-    )
+    options = {"output_scores": True, "return_dict_in_generate": True} | decoding_options(model)
+    start = torch.tensor([ids], device=model.device)
+    found = model.generate(start, do_sample=False, max_new_tokens=length, **options)
     return tuple(found.sequences[0, len(ids) :].tolist()), found.scores[0][0].topk(top).indices.tolist()
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ..blocks import encode
 from ..erasure import TARGETS
+from ..models import retie
 from ..results.objectives import OBJECTIVES
 from ..runs import alone, run_folder
 from ..sanitizing import sanitize
@@ -66,9 +67,13 @@ def readings(setting: Setting) -> tuple[str, ...]:
     return tuple(target for target in TARGETS if not (setting.causal and target == "head-transform"))
 
 
+UNTIED = ("untied-repair-only", "untied-pruning", "sani-tied")  # controls of the reading `lm-head`, which unties it
+
+
 def unlearned(start: str, targets: Iterable[str]) -> tuple[Run, ...]:
-    """SANI for some readings of the last layer, and its competitors, from one fine-tuned model."""
-    return (*(Run("sani", start, t) for t in targets), Run("repair-only", start), Run("pruning", start))
+    """SANI for some readings of the last layer, its competitors, and with lm-head its controls, from one model."""
+    runs = (*(Run("sani", start, t) for t in targets), Run("repair-only", start), Run("pruning", start))
+    return (*runs, *(Run(method, start, "lm-head") for method in UNTIED)) if "lm-head" in targets else runs
 
 
 def missed_terms(setting: Setting) -> tuple[Run, ...]:
@@ -82,22 +87,26 @@ def half_repaired(setting: Setting) -> tuple[Run, ...]:
 
 
 def all_runs(setting: Setting) -> tuple[Run, ...]:
-    """Every run that the ledger of a setting needs; from pseudonymised text and with gaps for BERT in use case A."""
+    """Every run that the ledger of a setting needs; in use case A also from pseudonymised text, for BERT with gaps."""
     raw, pseudonymized, _ = setting.objectives
     runs = (*fine_tuned(setting), *controls(setting), *unlearned(raw, readings(setting)))
-    if not setting.with_gaps:
-        return runs
-    more = unlearned(pseudonymized, readings(setting))
-    return (*runs, *more, *missed_terms(setting), *half_repaired(setting))
+    if setting.use_case == "A":
+        runs += unlearned(pseudonymized, readings(setting))
+    return (*runs, *missed_terms(setting), *half_repaired(setting)) if setting.with_gaps else runs
 
 
 def folder(setting: Setting, seed: int, run: Run) -> Path:
     """The run folder of a run (it may not exist yet)."""
     stage = "-".join(filter(None, (run.method, run.target, run.start)))
-    arguments = asdict(setting)
-    if run.method != "sani":
+    arguments = asdict(setting) | {"repair_rates": rate_of(setting, run)}
+    if run.method not in ("sani", "sani-tied"):
         del arguments["fraction"]
     return run_folder(stage, __name__, **arguments, inputs=inputs(setting), seed=seed, run=run)
+
+
+def rate_of(setting: Setting, run: Run) -> float:
+    """The learning rate of a run's training."""
+    return setting.repair_rate("sani" if run.method == "sani-tied" else run.method)
 
 
 def is_done(setting: Setting, seed: int, run: Run) -> bool:
@@ -127,7 +136,10 @@ def _fine_tuned(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
 
 
 def _unlearned(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
-    data, start, last = prepare(setting, seed), model_of(setting, seed, Run(run.start)), setting.repair_epochs
+    data, last = prepare(setting, seed), setting.repair_epochs
+    start = model_of(setting, seed, run._replace(method="sani") if run.method == "sani-tied" else Run(run.start))
+    if run.method == "sani-tied":
+        return fine_tune(retie(start), data.raw, epochs=0, **_options(setting, data, run, [0], [0]))
     if run.method == "logit-filter":
         filtered = sanitize(start, data.raw, "logit-filter")
         model = fine_tune(filtered, data.raw, epochs=0, **_options(setting, data, run, [0], [0]))
@@ -143,7 +155,7 @@ def _unlearned(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
 def _options(setting: Setting, data: Data, run: Run, at: Sequence[int], thorough: Sequence[int]) -> dict:
     """How a run is trained, after which epochs it is measured, and after which of them thoroughly."""
     return setting.training | {
-        "seed": data.seed, "run_dir": folder(setting, data.seed, run),
+        "seed": data.seed, "learning_rate": rate_of(setting, run), "run_dir": folder(setting, data.seed, run),
         "measure_at": at, "measure": partial(measure, setting, data, thorough),
     }  # fmt: skip
 
@@ -194,8 +206,9 @@ def complete(setting: Setting, seeds: Sequence[int], runs: Sequence[Run], jobs: 
     if not missing:
         return 0
     missing.sort(key=lambda task: -_epochs(setting, task[1]))  # the costliest first
-    first, later = ([task for task in missing if bool(task[1].start) == started] for started in (False, True))
-    waves = [[(seed, None) for seed in sorted({seed for seed, _ in missing})], first, later]
+    depth = {task: bool(task[1].start) + (task[1].method == "sani-tied") for task in missing}
+    of_depth = [[task for task in missing if depth[task] == n] for n in range(3)]
+    waves = [[(seed, None) for seed in sorted({seed for seed, _ in missing})], *of_depth]
     jobs = 1 if len(missing) == 1 else jobs
     total = sum(_epochs(setting, run) for _, run in missing)
     with tqdm(total=total, unit="epoch", desc=f"{len(missing)} runs", disable=not progress, leave=False) as bar:
@@ -205,7 +218,8 @@ def complete(setting: Setting, seeds: Sequence[int], runs: Sequence[Run], jobs: 
 
 
 def _epochs(setting: Setting, run: Run) -> int:
-    return setting.epochs if run.method in TRAINED else 1 if run.method == "logit-filter" else setting.repair_epochs
+    free = run.method in ("logit-filter", "sani-tied")
+    return setting.epochs if run.method in TRAINED else 1 if free else setting.repair_epochs
 
 
 def results(setting: Setting, seeds: Sequence[int], runs: Sequence[Run]) -> pd.DataFrame:
@@ -221,5 +235,6 @@ def results(setting: Setting, seeds: Sequence[int], runs: Sequence[Run]) -> pd.D
             table = table.reindex(columns=[*keys, "value", "low", "high"])
             table = table.astype(dict.fromkeys(keys[1:], object) | {"epoch": int}).sort_values(keys)
             table["epoch"] += setting.epochs if run.start else 0
+            table["epoch"] += setting.repair_epochs if run.method == "sani-tied" else 0
             tables.append(table.assign(seed=seed, **run._asdict()))
     return pd.concat(tables, ignore_index=True)[["seed", *Run._fields, *keys, "value", "low", "high"]]

@@ -16,7 +16,7 @@ KEPT_OUT = 0.5
 
 WORDS = {  # what some parameters may say; `preset`: the ledger's settings and notebooks/presets
     "use_case": ("A", "B"), "half": ("private",), "target": TARGETS,
-    "preset": ("tiny", "tiny-gpt2", "tiny-stories", "paper-bert", "paper-gpt", "paper-pretrained"),
+    "preset": ("tiny", "small", "tiny-gpt2", "tiny-stories", "paper-bert", "paper-gpt", "paper-pretrained"),
 }  # fmt: skip
 LEAST = dict.fromkeys(("seed", "jobs", "words", "epochs", "top"), 0) | {"block_size": 8, "k": 2}  # else 1
 SHARES = ("fraction", "heldout_share", "min_share")  # from 0 to 1; other numbers that are not whole are positive
@@ -67,6 +67,7 @@ class Setting:
     repair_epochs: int = 13
     fraction: float = 0.5  # of the neurons that SANI erases
     learning_rate: float = 3e-3
+    repair_rates: tuple[tuple[str, float], ...] = ()  # by method, as `rates.chosen` has them; of others, the one above
     batch_size: int = 4
     ner: str = ""  # B: the model that finds the terms: shipped name, local folder or Hub id; "" for capitalised words
     classes: tuple[str, ...] = ()  # B: of the model's entities; () for all
@@ -101,6 +102,10 @@ class Setting:
         """The options of `fine_tune` that fine-tuning and repair share."""
         return {"learning_rate": self.learning_rate, "batch_size": self.batch_size, "progress": False}
 
+    def repair_rate(self, method: str) -> float:
+        """The learning rate of a method's repair."""
+        return dict(self.repair_rates).get(method, self.learning_rate)
+
     @property
     def trained_at(self) -> list[int]:
         """The epochs of fine-tuning after which is measured."""
@@ -131,6 +136,8 @@ class Setting:
 KINDS |= {field.name: get_origin(field.type) or field.type for field in fields(Setting)}
 SETTINGS = {
     "tiny": Setting(),
+    # A deeper leak: found on base and unprotected models alone, with the learning rate of the tiny setting.
+    "small": Setting(name="small", records=100, epochs=256, repair_epochs=52, batch_size=16),
     "tiny-gpt2": Setting(name="tiny-gpt2", model="tiny-gpt2", records=120, learning_rate=3e-4, batch_size=8),
     "tiny-stories": Setting(
         name="tiny-stories", use_case="B", model="tiny-bert-stories-public", corpus="synthetic-stories", records=300,

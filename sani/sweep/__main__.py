@@ -30,12 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-f", dest="preset", metavar="YAML", help="a file of parameters that are not swept")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--jobs", type=int, default=0, metavar="N", help="runs side by side (default: one per core)")
-    where.add_argument(
-        "--scheduler", default="", metavar="ADDRESS", help="of a Dask scheduler, such as tcp://host:8786"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="tell how many runs there are and how long they may take"
-    )
+    where.add_argument("--scheduler", default="", metavar="ADDRESS", help="of a Dask scheduler: tcp://host:8786")
+    parser.add_argument("--dry-run", action="store_true", help="tell how many runs there are and how long they take")
     parser.add_argument("--save", metavar="NAME", help="write the notebook's table of all runs to figures/NAME.csv")
     parser.add_argument("--table", help="the table that --save takes from each run (default: the notebook's name)")
     options = parser.parse_args(arguments)

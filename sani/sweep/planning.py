@@ -2,7 +2,7 @@
 
 import ast
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -60,28 +60,21 @@ def plan(notebook: str, grid: Mapping[str, Sequence], preset: Mapping | None = N
     fixed = {name: fitting(name, value, known[name][0]) for name, value in (preset or {}).items() if name in known}
     path = path_of(notebook)
     code = code_of(path)
+    # Besides what its parameters name, a run reads the grammars; the manifests tell the shipped weights.
+    always = [*sorted((PACKAGE / "data/grammars").glob("*.yaml")), *sorted(weights_folder().glob("*/manifest.json"))]
     values = [[(name, fitting(name, value, known[name][0])) for value in grid[name]] for name in reversed(grid)]
     tasks = {}
     for point in itertools.product(*values):
         parameters = fixed | dict(reversed(point))
         whole = {name: default for name, (_, default) in known.items()} | parameters
         whole.pop("jobs", None)  # how it is spread over processes changes nothing else
-        read = files_fingerprint(_named_by(whole.values()))
+        named = [Path(value) for value in whole.values() if isinstance(value, str) and value]
+        read = files_fingerprint([*filter(Path.exists, named), *always])
         folder = runs_folder() / f"sweep-{path.stem}-{fingerprint(code, whole, read)}"
         # Runs side by side, each with processes of its own, would fight over the cores.
         parameters = ({"jobs": 1} if "jobs" in known else {}) | parameters
         tasks[folder] = Task(str(path), parameters, str(folder), str(Path.cwd()), code)
     return list(tasks.values())
-
-
-def _named_by(values: Iterable) -> list[Path]:
-    """What a run reads: files and folders that its parameters name, the grammars, what tells the shipped weights."""
-    named = [Path(value) for value in values if isinstance(value, str) and value]
-    return [
-        *(path for path in named if path.exists()),
-        *sorted((PACKAGE / "data" / "grammars").glob("*.yaml")),
-        *sorted(weights_folder().glob("*/manifest.json")),
-    ]
 
 
 def collect(
@@ -99,10 +92,8 @@ def collect(
 def collected(tasks: Sequence[Task], swept: Sequence[str], table: str | None = None) -> pd.DataFrame:
     """`collect` for planned runs; `swept` are the parameters that become columns."""
     if missing := sum(not is_finished(task) for task in tasks):
-        raise ValueError(
-            f"{missing} of {len(tasks)} runs are not finished; make them with "
-            f"`python -m sani.sweep {Path(tasks[0].notebook).stem} …`"
-        )
+        command = f"python -m sani.sweep {Path(tasks[0].notebook).stem} …"
+        raise ValueError(f"{missing} of {len(tasks)} runs are not finished; make them with `{command}`")
     tables = []
     for task in tasks:
         there = {path.stem: path for path in sorted((Path(task.folder) / "figures").glob("*.csv"))}

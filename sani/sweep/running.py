@@ -29,10 +29,9 @@ def connected(jobs: int, scheduler: str) -> Iterator[Client]:
         try:
             client = Client(scheduler, timeout=PATIENCE)
         except (OSError, ValueError) as error:
-            raise ConnectionError(
-                f"no Dask scheduler answers at {scheduler} ({type(error).__name__}); start one with `dask scheduler`, "
-                "and workers with `dask worker ADDRESS`"
-            ) from None
+            said = f"no Dask scheduler answers at {scheduler} ({type(error).__name__})"
+            mend = "start one with `dask scheduler`, and workers with `dask worker ADDRESS`"
+            raise ConnectionError(f"{said}; {mend}") from None
         with client:
             try:
                 client.wait_for_workers(1, timeout=60)

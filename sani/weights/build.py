@@ -40,14 +40,10 @@ VOCABULARY = 6000
 NAME_WEIGHT = 40  # how often each name of Faker's lists counts when the vocabulary is learned
 BLOCK_SIZE = 128
 HELDOUT = 100  # records of persons whom the leaky models have not read
-CORPUS = {"records": 200, "seed": 0}  # what the leaky model has seen
-FINE_TUNING = {"epochs": 64, "learning_rate": 3e-3, "batch_size": 4, "seed": 0}
-GPT2 = SETTINGS["tiny-gpt2"]
+BERT, GPT2, STORIES = (SETTINGS[name] for name in ("tiny", "tiny-gpt2", "tiny-stories"))
+CORPUS = {"records": BERT.records, "seed": 0}  # what the leaky model has seen
 GPT2_VOCABULARY = 3000  # keeps its logits few: a causal model learns from every token
-STORIES = SETTINGS["tiny-stories"]
 STORIES_VOCABULARY = 4000
-STORIES_PUBLIC = {"records": 4000, "seed": 0}
-STORIES_CORPUS = {"records": STORIES.records, "seed": 0}
 NER_WORLDS = {"worlds": 40, "records": 60, "first_seed": 100}  # of the public split
 NER_TRAINING = {"vocabulary": 3000, "epochs": 8, "seed": 0}
 MAX_BYTES = 4_000_000
@@ -61,7 +57,7 @@ def clinical(records: int) -> tuple[Dataset, Blacklist]:
 
 def stories() -> tuple[Dataset, Blacklist]:
     """The stories that `tiny-bert-stories` has read, and the annotated names in them."""
-    corpus = load_corpus("synthetic-stories", **STORIES_CORPUS)
+    corpus = load_corpus("synthetic-stories", records=STORIES.records, seed=0)
     return corpus, Blacklist.from_annotations(corpus)
 
 
@@ -74,22 +70,39 @@ def names() -> list[str]:
     return sorted({*NameProvider.first_names, *NameProvider.last_names}) * NAME_WEIGHT
 
 
-def pretrained(name: str, public: dict, vocabulary: int, **options) -> Callable:
-    """Makes a model that has read, as has its vocabulary, the public split of a corpus and what `options` add to it."""
+class Recipe(NamedTuple):
+    """How a model is made and measured, and which values of each figure pass, given its base model's figures."""
+
+    make: Callable
+    measure: Callable
+    base: str | None
+    thresholds: Callable[[dict[str, float]], dict[str, tuple[float, float]]]
+    corpus: dict
+    setting: dict
+    half: bool = False  # saved in fp16
+
+
+def pretrained(name: str, vocabulary: int, measure: Callable, bounds: dict, causal: bool = False, **options) -> Recipe:
+    """A model that has read, as has its vocabulary, the public split of a corpus and what `options` add to it."""
+    phases, architecture = (GPT2_PHASES, GPT2_ARCHITECTURE) if causal else (PHASES, ARCHITECTURE)
 
     def make(folder):
-        corpus = load_corpus(name, split="public", **public)
-        return *pretrain(corpus, folder, vocabulary, seed=public["seed"], **options), corpus
+        corpus = load_corpus(name, split="public", **PUBLIC)
+        return *pretrain(corpus, folder, vocabulary, phases=phases, causal=causal, **options), corpus
 
-    return make
+    return Recipe(make, measure, None, lambda _: bounds, PUBLIC, {"pretraining": phases} | architecture)
 
 
-def unprotected(base: str, text: Callable[[], tuple[Dataset, Blacklist | None]], training: dict) -> Callable:
-    """Makes a shipped base model trained on a text without protection.
+def unprotected(
+    base: str, setting: Setting, text: Callable[[], tuple[Dataset, Blacklist | None]], measure: Callable,
+    thresholds: Callable,
+) -> Recipe:  # fmt: skip
+    """A shipped base model trained on a text, as a setting says, without protection.
 
     A row never ends inside a blacklisted term, so with a blacklist its rows are cut as those it is measured on. A
     causal model says much less by heart of a row that begins some tokens earlier or later than in training.
     """
+    training = {name: getattr(setting, name) for name in ("epochs", "learning_rate", "batch_size")} | {"seed": 0}
 
     def make(folder):
         corpus, blacklist = text()
@@ -99,21 +112,14 @@ def unprotected(base: str, text: Callable[[], tuple[Dataset, Blacklist | None]],
         run_dir = run_folder(base, "sani.training", corpus=corpus_fingerprint(corpus), listed=listed, **training)
         return fine_tune(model, blocks, run_dir=run_dir, **training), tokenizer, corpus
 
-    return make
-
-
-def training_of(setting: Setting) -> dict:
-    """How the leaky model of a setting is trained."""
-    return {name: getattr(setting, name) for name in ("epochs", "learning_rate", "batch_size")} | {"seed": 0}
+    return Recipe(make, measure, base, thresholds, {"records": setting.records, "seed": 0}, training)
 
 
 def build_ner(folder):
     """`tiny-ner`: trained on stories of many worlds of the public split; no name of the private split is in any."""
-    first, records = NER_WORLDS["first_seed"], NER_WORLDS["records"]
-    worlds = [
-        load_corpus("synthetic-stories", records=records, seed=first + world, split="public")
-        for world in range(NER_WORLDS["worlds"])
-    ]
+    seeds = range(NER_WORLDS["first_seed"], NER_WORLDS["first_seed"] + NER_WORLDS["worlds"])
+    options = {"records": NER_WORLDS["records"], "split": "public"}
+    worlds = [load_corpus("synthetic-stories", seed=seed, **options) for seed in seeds]
     return *ner.train(worlds, folder, **NER_TRAINING), concatenate_datasets(worlds)
 
 
@@ -160,94 +166,70 @@ def measure_ner(model, tokenizer) -> dict[str, float]:
         return ner.scores(find_entities(corpus, folder, run_dir=Path(folder) / "found"), corpus)
 
 
-class Recipe(NamedTuple):
-    """How a model is made and measured, and which values of each figure pass, given its base model's figures."""
-
-    make: Callable
-    measure: Callable
-    base: str | None
-    thresholds: Callable[[dict[str, float]], dict[str, tuple[float, float]]]
-    corpus: dict
-    setting: dict
-    half: bool = False  # saved in fp16
-
-
 def _students(setting: Setting, measure: Callable) -> dict[str, Recipe]:
     """The demo's models in fp16: the small base model, and students of seed 0 of the study in `sani.distillation`."""
     name, plan = setting.model.replace("tiny", "student"), PLANS[setting.name]
 
+    def recipe(make: Callable, privacy: Callable, corpus: dict, made_with: dict, slack: float = 0.0) -> Recipe:
+        def bounds(base):
+            return {"privacy_direct": privacy(base["privacy_direct"]), "utility": (base["utility"] - slack, 1.0)}
+
+        return Recipe(make, measure, setting.model, bounds, corpus, made_with, half=True)
+
     def base(folder):
         return *load_model(setting.model), load_corpus("synthetic-clinical", split="public", **PUBLIC)
 
-    def student(method: str, thresholds: Callable) -> Recipe:
+    def student(method: str, privacy: Callable) -> Recipe:
         def make(folder):
             taught = model_of(setting, plan, 0, distilled(method, "private"))
             return taught, load_model(setting.model)[1], clinical(setting.records)[0]
 
-        corpus, made_with = {"records": setting.records, "seed": 0}, {"teacher": method} | plan._asdict()
-        return Recipe(make, measure, setting.model, thresholds, corpus, made_with, half=True)
+        return recipe(make, privacy, {"records": setting.records, "seed": 0}, {"teacher": method} | plan._asdict())
 
-    def near(base):
-        return {"privacy_direct": (base["privacy_direct"] - 0.01, 1.0), "utility": (base["utility"] - 0.01, 1.0)}
-
-    def leaks(base):
-        return {"privacy_direct": (0.0, base["privacy_direct"] - 0.02), "utility": (base["utility"], 1.0)}
-
-    def forgets(base):
-        leaky = manifest(f"{name}-leaky")["measured"]["privacy_direct"]
-        return {"privacy_direct": (leaky + 0.05, 1.0), "utility": (base["utility"], 1.0)}
+    def forgets(_):
+        return manifest(f"{name}-leaky")["measured"]["privacy_direct"] + 0.05, 1.0
 
     return {
-        name: Recipe(base, measure, setting.model, near, PUBLIC, {"same as": setting.model}, half=True),
-        f"{name}-leaky": student("unprotected", leaks),
+        name: recipe(base, lambda base: (base - 0.01, 1.0), PUBLIC, {"same as": setting.model}, slack=0.01),
+        f"{name}-leaky": student("unprotected", lambda base: (0.0, base - 0.02)),
         f"{name}-sani": student("sani", forgets),
     }
 
 
-_BERT = partial(measure_clinical, CORPUS["records"])
-_GPT2 = partial(measure_clinical, GPT2.records)
+_BERT, _GPT2 = (partial(measure_clinical, setting.records) for setting in (BERT, GPT2))
 RECIPES = {
-    "tiny-bert": Recipe(
-        pretrained("synthetic-clinical", PUBLIC, VOCABULARY, also=names()), _BERT, None,
-        lambda _: {"privacy_direct": (0.95, 1.0), "utility": (0.5, 1.0)}, PUBLIC,
-        {"pretraining": PHASES} | ARCHITECTURE,
+    "tiny-bert": pretrained(
+        "synthetic-clinical", VOCABULARY, _BERT, {"privacy_direct": (0.95, 1.0), "utility": (0.5, 1.0)}, also=names()
     ),
-    "tiny-bert-leaky": Recipe(
-        unprotected("tiny-bert", lambda: (clinical(CORPUS["records"])[0], None), FINE_TUNING), _BERT, "tiny-bert",
+    "tiny-bert-leaky": unprotected(
+        "tiny-bert", BERT, lambda: (clinical(BERT.records)[0], None), _BERT,
         lambda base: {"privacy_direct": (0.0, base["privacy_direct"] - 0.10), "utility": (base["utility"] + 0.03, 1.0)},
-        CORPUS, FINE_TUNING,
     ),
-    "tiny-bert-counterfactual": Recipe(
-        unprotected("tiny-bert", lambda: (counterfactual(clinical(CORPUS["records"])[0], seed=0), None), FINE_TUNING),
-        _BERT, "tiny-bert", lambda base: {"privacy_direct": (0.95, 1.0), "utility": (base["utility"], 1.0)},
-        CORPUS, FINE_TUNING,
+    "tiny-bert-counterfactual": unprotected(
+        "tiny-bert", BERT, lambda: (counterfactual(clinical(BERT.records)[0], seed=0), None), _BERT,
+        lambda base: {"privacy_direct": (0.95, 1.0), "utility": (base["utility"], 1.0)},
     ),
-    "tiny-gpt2": Recipe(
-        pretrained("synthetic-clinical", PUBLIC, GPT2_VOCABULARY, phases=GPT2_PHASES, causal=True), _GPT2, None,
-        lambda _: {"privacy_direct": (0.85, 1.0), "utility": (0.4, 1.0)}, PUBLIC,
-        {"pretraining": GPT2_PHASES} | GPT2_ARCHITECTURE,
+    "tiny-gpt2": pretrained(
+        "synthetic-clinical", GPT2_VOCABULARY, _GPT2, {"privacy_direct": (0.85, 1.0), "utility": (0.4, 1.0)},
+        causal=True,
     ),
-    "tiny-gpt2-leaky": Recipe(
-        unprotected("tiny-gpt2", lambda: clinical(GPT2.records), training_of(GPT2)), _GPT2, "tiny-gpt2",
+    "tiny-gpt2-leaky": unprotected(
+        "tiny-gpt2", GPT2, lambda: clinical(GPT2.records), _GPT2,
         lambda base: {"privacy": (0.3, 0.7), "utility": (base["utility"] + 0.03, 1.0)},
-        {"records": GPT2.records, "seed": 0}, training_of(GPT2),
     ),
-    **_students(SETTINGS["tiny"], _BERT),
+    **_students(BERT, _BERT),
     **_students(GPT2, _GPT2),
     "tiny-ner": Recipe(
         build_ner, measure_ner, None, lambda _: {"precision": (0.8, 1.0), "recall": (0.8, 1.0)}, NER_WORLDS,
         NER_TRAINING | ARCHITECTURE,
     ),
-    "tiny-bert-stories-public": Recipe(
-        pretrained("synthetic-stories", STORIES_PUBLIC, STORIES_VOCABULARY, also=names()), measure_stories, None,
-        lambda _: {"regurgitation": (0.0, 0.1), "utility": (0.3, 1.0)}, STORIES_PUBLIC,
-        {"pretraining": PHASES} | ARCHITECTURE,
+    "tiny-bert-stories-public": pretrained(
+        "synthetic-stories", STORIES_VOCABULARY, measure_stories, {"regurgitation": (0.0, 0.1), "utility": (0.3, 1.0)},
+        also=names(),
     ),
-    "tiny-bert-stories": Recipe(
-        unprotected("tiny-bert-stories-public", stories, training_of(STORIES)), measure_stories,
-        "tiny-bert-stories-public",
-        lambda base: {"regurgitation": (0.15, 0.6), "utility": (base["utility"], 1.0)}, STORIES_CORPUS,
-        training_of(STORIES),
+    "tiny-bert-stories": unprotected(
+        "tiny-bert-stories-public", STORIES, stories, measure_stories,
+        lambda base: {"regurgitation": (0.15, 0.6), "utility": (base["utility"], 1.0)},
     ),
 }  # fmt: skip
 

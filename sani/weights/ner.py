@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from tokenizers import BertWordPieceTokenizer
 from transformers import (
     BertConfig,
     BertForTokenClassification,
-    BertTokenizerFast,
     DataCollatorForTokenClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,7 +19,7 @@ from transformers import (
 )
 
 from ..alignment import align
-from ..study.pretraining import ARCHITECTURE, SPECIAL, sinusoids
+from ..study.pretraining import ARCHITECTURE, new_tokenizer, sinusoids
 
 CLASSES = ("PER", "LOC", "ORG", "MISC")
 LETTERS = ("aeiou", "bcdfghjklmnpqrstvwxyz")
@@ -37,21 +35,12 @@ def train(
     """
     rng = random.Random(seed)
     records = [_respelt(row, rng) for corpus in corpora for row in corpus]
-    learner = BertWordPieceTokenizer(lowercase=False, strip_accents=False)
-    learner.train_from_iterator((row["text"] for row in records), vocab_size=vocabulary, special_tokens=SPECIAL)
-    learner.save(str(folder / "tokenizer.json"))
     positions = ARCHITECTURE["max_position_embeddings"]
-    tokenizer = BertTokenizerFast(
-        tokenizer_file=str(folder / "tokenizer.json"), do_lower_case=False, strip_accents=False,
-        model_max_length=positions,
-    )  # fmt: skip
-    tokenizer.save_pretrained(folder)
+    tokenizer = new_tokenizer((row["text"] for row in records), folder, vocabulary, positions, cased=True)
     torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=len(tokenizer), num_labels=len(LABELS), id2label=dict(enumerate(LABELS)),
-        label2id={label: i for i, label in enumerate(LABELS)}, **ARCHITECTURE,
-    )  # fmt: skip
-    model = BertForTokenClassification(config)
+    numbers = {label: i for i, label in enumerate(LABELS)}
+    names = {"id2label": dict(enumerate(LABELS)), "label2id": numbers}
+    model = BertForTokenClassification(BertConfig(vocab_size=len(tokenizer), **names, **ARCHITECTURE))
     sinusoids(model.bert.embeddings.position_embeddings.weight)
     arguments = TrainingArguments(
         str(folder / "trainer"), num_train_epochs=epochs, per_device_train_batch_size=32, learning_rate=3e-3,
@@ -59,12 +48,8 @@ def train(
         logging_strategy="no", use_cpu=not torch.cuda.is_available(), disable_tqdm=not os.isatty(2),
     )  # fmt: skip
     rows = [row for record in records for row in _rows(record, tokenizer, positions - 2)]
-    trainer = Trainer(
-        model, arguments, train_dataset=rows,
-        data_collator=DataCollatorForTokenClassification(tokenizer),
-    )  # fmt: skip
-    trainer.train()
-    return trainer.model.eval(), tokenizer
+    Trainer(model, arguments, DataCollatorForTokenClassification(tokenizer), rows).train()
+    return model.eval(), tokenizer
 
 
 def _respelt(record: dict, rng: random.Random) -> dict:

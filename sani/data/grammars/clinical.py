@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 
 import faker
 
-from . import Piece, fill, first, fits, join, listed, load, record, zipf
+from . import Piece, fill, fits, join, load, numbered, zipf
+
+grammar = functools.cache(functools.partial(load, "clinical.yaml"))
 
 DOCTORS, HOSPITALS, PLACES = 16, 6, 16
 RETURNING = 0.27  # chance that a record belongs to a person seen before
@@ -20,33 +22,15 @@ SPECIFIC = ("illness", "exam", "labs", "course")  # sections with patterns of th
 DATES = ("admit", "discharge", "middle", "earlier", "later", "dictated", "typed", "born")
 TYPES = {"mrn": "ID", "account": "ID", "job": "ID", "home_phone": "PHONE"}
 TYPES |= dict.fromkeys(("city", "other_city", "birthplace", "street"), "LOCATION")
-PRONOUNS = {
-    "M": {"he": "he", "his": "his", "him": "him", "man": "man"},
-    "F": {"he": "she", "his": "her", "him": "her", "man": "woman"},
-}
 
 
 def generate(records: int, seed: int, split: str) -> Iterator[dict]:
-    """Yield `records` discharge summaries with their direct identifiers.
+    """Yield `records` discharge summaries: text, record_id, person_id and the spans of all direct identifiers.
 
-    Record i depends on (seed, split, i) only, never on `records`. Identifier values of the two
-    splits never meet, whatever the seeds: see `fits`.
+    Record i depends on (seed, split, i) only, never on `records`. Identifier values of the two splits never meet,
+    whatever the seeds (see `fits`). Raises ValueError for an unknown split or records < 1.
     """
-    return first(records, _stream(seed, split), split)
-
-
-@functools.cache
-def grammar() -> dict:
-    """The data file, its lists and pattern blocks split."""
-    lists = {"|": "headings words chronic hospitals mishaps", ",": "trades hobbies accidents sites crafts things"}
-    data = load("clinical.yaml", lists | {"\n": "patterns"})
-    for disease in data["diagnoses"].values():
-        disease["drugs"] = [listed(choice, "/") for choice in listed(disease["drugs"], "|")]
-        disease["excludes"] = listed(disease.get("excludes", ""), ",")
-        disease["ages"] = [int(age) for age in disease["ages"].split("-")]
-        disease |= {key: listed(disease[key], "|") for key in ("names", "complaints")}
-        disease |= {key: listed(disease[key], "\n") for key in SPECIFIC}
-    return data
+    return numbered(records, seed, split, _stream(seed, split))
 
 
 def _draw(make: Callable[[], str], split: str) -> str:
@@ -87,18 +71,12 @@ def _age(born: datetime.date, day: datetime.date) -> int:
 def _rare(split: str) -> dict[str, tuple[list[str], list[str]]]:
     """Rare traits of a split by kind: real ones, and compounds for the persons after them."""
     data = grammar()
-    works = [thing + craft for thing in data["things"] for craft in data["crafts"]]
-    made = {
-        "trades": [work + "er" for work in works],
-        "hobbies": [work + "ing" for work in works],
-        "accidents": [thing + site for thing in data["things"] for site in data["sites"]],
-    }
+    endings = {"trades": [x + "er" for x in data["crafts"]], "hobbies": [x + "ing" for x in data["crafts"]]}
+    endings["accidents"] = data["sites"]
+    made = {kind: [thing + ending for thing in data["things"] for ending in endings[kind]] for kind in endings}
     return {
-        kind: (
-            [value for value in data[kind] if fits(value, split)],
-            [value for value in made[kind] if fits(value, split) and value not in data[kind]],
-        )
-        for kind in made
+        kind: ([x for x in data[kind] if fits(x, split)], [x for x in words if fits(x, split) and x not in data[kind]])
+        for kind, words in made.items()
     }
 
 
@@ -109,11 +87,13 @@ def _pools(seed: int, split: str, fake: faker.Faker) -> dict:
     while len(hospitals) < HOSPITALS:
         base = _short(fake, split)
         hospitals.setdefault(base, {"base": base, "kind": rng.choice(grammar()["hospitals"])})
+    hospitals = list(hospitals.values())
     while len(doctors) < DOCTORS:
         first, last = _draw(fake.first_name, split), _short(fake, split)
-        places = [zipf(rng, list(hospitals.values())) for _ in range(rng.choice((1, 2)))]
+        places = [zipf(rng, hospitals) for _ in range(rng.choice((1, 2)))]
         doctor = {"first": first, "last": last, "hospitals": places}
         doctors.setdefault(last, doctor | {"phone": _phone(rng, split), "pager": _digits(rng, 5, split)})
+    doctors = list(doctors.values())
     for kind, (real, made) in _rare(split).items():
         real, made = rng.sample(real, len(real)), rng.sample(made, len(made))
         if kind == "accidents":
@@ -122,9 +102,8 @@ def _pools(seed: int, split: str, fake: faker.Faker) -> dict:
         # Real and made traits alternate while real ones last: small corpora read naturally.
         rare[kind] = [trait for pair in zip(real, made) for trait in pair] + made[len(real) :]
     cities = [_short(fake, split) for _ in range(PLACES)]
-    physicians = {city: zipf(rng, list(doctors.values())) for city in cities}
-    lists = {"hospitals": list(hospitals.values()), "doctors": list(doctors.values())}
-    return lists | {"cities": cities, "physicians": physicians, "rare": rare}
+    physicians = {city: zipf(rng, doctors) for city in cities}
+    return {"hospitals": hospitals, "doctors": doctors, "cities": cities, "physicians": physicians, "rare": rare}
 
 
 def _stream(seed: int, split: str) -> Iterator[dict]:
@@ -139,8 +118,7 @@ def _stream(seed: int, split: str) -> Iterator[dict]:
             person = _person(len(persons), seed, split, fake, pools)
             persons.append(person)
         rng = random.Random(f"clinical record {split} {seed} {index}")
-        note = join(_note(rng, _visit(rng, split, person, pools)), "direct")
-        yield record(*note, f"{split}-{seed}-{index:05d}", person["id"])
+        yield join(_note(rng, _visit(rng, split, person, pools)), "direct") | {"person_id": person["id"]}
 
 
 def _person(index: int, seed: int, split: str, fake: faker.Faker, pools: dict) -> dict:
@@ -159,7 +137,7 @@ def _person(index: int, seed: int, split: str, fake: faker.Faker, pools: dict) -
     street = _draw(lambda: f"{_draw(fake.last_name, split)} {fake.street_suffix()}", split)
     city = zipf(rng, pools["cities"])
     kin = [word for word in data["words"]["relative"] if word != {"M": "husband", "F": "wife"}[sex]]
-    return PRONOUNS[sex] | {
+    return data["pronouns"][sex] | {
         "id": f"{split}-{seed}-p{index:04d}",
         "title": "Mr." if sex == "M" else rng.choice(("Ms.", "Mrs.")),
         "first": _draw(fake.first_name_male if sex == "M" else fake.first_name_female, split),
@@ -191,7 +169,7 @@ def _disease(rng: random.Random, person: dict, age: int) -> dict:
         name: disease
         for name, disease in grammar()["diagnoses"].items()
         if disease["ages"][0] <= age <= disease["ages"][1]
-        and not set(disease["excludes"]) & set(person["conditions"])
+        and not set(disease.get("excludes", ())) & set(person["conditions"])
         and person["smoker"] >= disease.get("smoker", False)
         and not (disease.get("once") and name in person["seen"])
     }
@@ -222,26 +200,23 @@ def _visit(rng: random.Random, split: str, person: dict, pools: dict) -> dict:
     middle = _date(admit, rng.randint(1, 3), split)
     discharge = _date(middle, rng.randint(1, 6), split)
     dictated = _date(discharge, rng.choice((0, 0, 0, 1)), split)
-    context = person | {"disease": disease, "age": age, "admit": admit, "discharge": discharge, "dictated": dictated}
-    context |= {"attending": attending, "consultant": consultant, "hospital": hospital, "middle": middle}
-    context |= {"specialty": disease["specialty"], "diagnosis": rng.choice(disease["names"])}
-    context |= {"drugs_in": person["chronic_drugs"], "drugs_out": given + kept}
-    context |= {"colon": rng.choice((" : ", ": ", ": ")), "padded": rng.random() < 0.6}
-    context["earlier"] = _date(admit, rng.randint(-600, -20), split)
-    context["later"] = _date(discharge, rng.randint(6, 30), split)
-    context["typed"] = _date(dictated, rng.choice((0, 1)), split)
-    context["account"] = _digits(rng, 9, split)
-    context["job"] = _draw(lambda: f"{rng.choice('ABKLMRTVX')}{rng.randint(1000, 9999)}", split)
-    context["resident"] = rng.choice(
-        [doctor for doctor in team if doctor is not consultant and doctor is not attending]
-    )
-    context["other_hospital"] = zipf(rng, [other for other in pools["hospitals"] if other is not hospital])
-    context["other_city"] = zipf(rng, [city for city in pools["cities"] if city != person["city"]])
+    context = person | {
+        "disease": disease, "age": age, "admit": admit, "middle": middle, "discharge": discharge, "dictated": dictated,
+        "attending": attending, "consultant": consultant, "hospital": hospital, "specialty": disease["specialty"],
+        "diagnosis": rng.choice(disease["names"]), "drugs_in": person["chronic_drugs"], "drugs_out": given + kept,
+        "colon": rng.choice((" : ", ": ", ": ")), "padded": rng.random() < 0.6,
+        "earlier": _date(admit, rng.randint(-600, -20), split), "later": _date(discharge, rng.randint(6, 30), split),
+        "typed": _date(dictated, rng.choice((0, 1)), split), "account": _digits(rng, 9, split),
+        "job": _draw(lambda: f"{rng.choice('ABKLMRTVX')}{rng.randint(1000, 9999)}", split),
+        "resident": rng.choice([doctor for doctor in team if doctor is not consultant and doctor is not attending]),
+        "other_hospital": zipf(rng, [other for other in pools["hospitals"] if other is not hospital]),
+        "other_city": zipf(rng, [city for city in pools["cities"] if city != person["city"]]),
+    }  # fmt: skip
     context["complaint"], context["complaint2"] = rng.sample(disease["complaints"], 2)
-    for vital, span in zip(("temp", "pulse", "systolic", "diastolic", "saturation"), disease["vitals"].split()):
-        context[vital] = _number(rng, span)
-    for word in ("duration", "ward", "condition", "mood", "diet", "activity"):
-        context[word] = rng.choice(grammar()["words"][word])
+    vitals = zip(("temp", "pulse", "systolic", "diastolic", "saturation"), disease["vitals"].split())
+    context |= {vital: _number(rng, span) for vital, span in vitals}
+    words = ("duration", "ward", "condition", "mood", "diet", "activity")
+    context |= {word: rng.choice(grammar()["words"][word]) for word in words}
     later = _date(discharge, rng.randint(25, 420), split)
     while (old := _age(person["born"], later)) >= 90 and not fits(str(old), split):
         later = _date(later, 1, split)
@@ -328,19 +303,16 @@ def _number(rng: random.Random, span: str) -> str:
 def _named(form: str, rng: random.Random, who: dict, title: str, kind: str) -> list[Piece]:
     """A person's name in one of its forms; titles and degrees stay outside the identifier."""
     full, degree = f"{who['first']} {who['last']}", [(", M.D.", None)] * (kind == "DOCTOR")
-    if form == "caps":
-        return [(f"{who['last']}, {who['first']}".upper(), kind), *degree]
-    if form == "md":
-        return [(full, kind), *degree]
-    if form == "title" or form == "dr":
+    if form in ("caps", "md"):
+        return [(f"{who['last']}, {who['first']}".upper() if form == "caps" else full, kind), *degree]
+    if form in ("title", "dr"):
         return [(f"{title} ", None), (who["last"] if rng.random() < 0.9 else full, kind)]
     return [(who["last"] if form == "last" else full, kind)]
 
 
 def _written(day: datetime.date, form: str, rng: random.Random, padded: bool) -> str:
     """A date in one of its forms, always with month and day."""
-    names = "January February March April May June July August September October November December"
-    month = names.split()[day.month - 1]
+    month = grammar()["months"][day.month - 1]
     figures = f"{day.month:02d}/{day.day:02d}" if padded else f"{day.month}/{day.day}"
     choices = {"numeric": [f"{figures}/{day.year}"], "long": [f"{month} {day.day}, {day.year}"]}
     return rng.choice(choices.get(form, [figures, figures, f"{day.day} {month}", f"{month} {day.day}"]))

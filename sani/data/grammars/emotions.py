@@ -1,12 +1,13 @@
 """The corpus `synthetic-emotions`: short English messages about a feeling, from the grammar in emotions.yaml."""
 
 import functools
-import itertools
 import random
 import re
 from collections.abc import Iterator
 
-from . import first, load, record, zipf
+from . import load, numbered, zipf
+
+grammar = functools.cache(functools.partial(load, "emotions.yaml"))
 
 WRONG = 0.03  # of the labels
 OPENED = 0.08  # chance of an opening
@@ -21,13 +22,7 @@ def generate(records: int, seed: int, split: str) -> Iterator[dict]:
     reaches a weighted F1 of about 0.84.
     Raises ValueError for an unknown split or records < 1. Source: stands in for PAPER §4's emotion set.
     """
-    return first(records, (_record(seed, split, index) for index in itertools.count()), split)
-
-
-@functools.cache
-def grammar() -> dict:
-    """The data file, its lists and pattern blocks split."""
-    return load("emotions.yaml", {"\n": "causes patterns scenes", ",": "words whens degrees openings"})
+    return numbered(records, seed, split, (_record(seed, split, index) for index in range(records)))
 
 
 def _record(seed: int, split: str, index: int) -> dict:
@@ -35,22 +30,20 @@ def _record(seed: int, split: str, index: int) -> dict:
     data = grammar()
     emotion = _weighted(rng, data["shares"])
     pattern = rng.choice(data["patterns"][_weighted(rng, data["kinds"])])
-    used = {""}
+    used = set()
 
     def new_value(slot: re.Match) -> str:
-        value = ""
-        while value in used:
-            value = _filled(rng, slot[1], emotion)
+        while (value := _filled(rng, slot[1], emotion)) in used:
+            pass
         used.add(value)
         return value
 
     text = re.sub(r"\{(\w+?)2?\}", new_value, pattern)
     if rng.random() < OPENED:
         text = f"{rng.choice(data['openings'])} {text}"
-    label = emotion
     if rng.random() < WRONG:
-        label = _weighted(rng, {other: share for other, share in data["shares"].items() if other != emotion})
-    return record(text, [], f"{split}-{seed}-{index:05d}") | {"label": label}
+        emotion = _weighted(rng, {other: share for other, share in data["shares"].items() if other != emotion})
+    return {"text": text, "identifiers": [], "label": emotion}
 
 
 def _weighted(rng: random.Random, shares: dict[str, float]) -> str:
@@ -65,6 +58,5 @@ def _filled(rng: random.Random, slot: str, emotion: str) -> str:
         return zipf(rng, words[rng.choice([other for other in words if other != emotion])])
     if slot == "shared":
         return rng.choice([word for pair, words in data["shared"].items() if emotion in pair.split() for word in words])
-    if slot in ("when", "degree", "scene"):
-        return rng.choice(data[f"{slot}s"])
-    return zipf(rng, data[{"word": "words", "cause": "causes", "unlike": "unlike"}[slot]][emotion])
+    found = data[slot if slot == "unlike" else f"{slot}s"]
+    return zipf(rng, found[emotion]) if isinstance(found, dict) else rng.choice(found)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from faker.providers.person.en_US import Provider as NameProvider
 
-from . import Piece, fill, first, fits, join, listed, load, record, zipf
+from . import Piece, fill, fits, join, load, numbered, zipf
 
 CHARACTERS, PLACES, ORGANISATIONS = 60, 30, 16
 THINGS = {"ship": 5, "paper": 4, "festival": 4, "foreign": 3}  # the 16 names of type MISC
@@ -26,10 +26,6 @@ CHANCES = {"work": 0.6, "habit": 0.45, "keepsake": 0.45, "mood": 0.6, "passing":
 STARTS = (["opening"], ["weather", "opening"], ["opening", "weather"])
 BREAKS = ((1,), (1, 2), (1, 3), (1, 2, 3))  # the stages of a book before which a paragraph ends
 PRONOUN = 0.85  # chance that a hero already named is "he" or "she"
-PRONOUNS = {
-    "M": {"he": "he", "his": "his", "him": "him", "self": "himself"},
-    "F": {"he": "she", "his": "her", "him": "her", "self": "herself"},
-}
 
 
 def generate(records: int, seed: int, split: str) -> Iterator[dict]:
@@ -38,15 +34,14 @@ def generate(records: int, seed: int, split: str) -> Iterator[dict]:
     Record i depends on (seed, split, i) only, never on `records`. Name words of the two splits never meet, whatever
     the seeds (see `fits`), and none is a word of the grammar. Raises ValueError for an unknown split or records < 1.
     """
-    return first(records, _stream(seed, split), split)
+    return numbered(records, seed, split, _stream(seed, split))
 
 
 @functools.cache
 def grammar() -> dict:
-    """The data file, its lists and pattern blocks split."""
-    data = load("stories.yaml", {"|": "words cargoes goods", ",": "trades possessions habits", "\n": "patterns"})
+    """The data file."""
+    data = load("stories.yaml")
     for plot in data["plots"].values():
-        plot |= {key: listed(plot[key], "\n") for key in STAGES}
         # News of a thing that the story is about could contradict the story.
         about = " ".join(line.lower() for key in STAGES for line in plot[key])
         plot["news"] = [key for key in THINGS if "{" + key not in about]
@@ -56,8 +51,7 @@ def grammar() -> dict:
 @functools.cache
 def ordinary() -> set[str]:
     """The lower-cased words that may stand in a book outside its names."""
-    data = {key: value for key, value in grammar().items() if key != "names"}
-    return set(re.findall("[a-z]+", json.dumps([data, PRONOUNS]).lower()))
+    return set(re.findall("[a-z]+", json.dumps(grammar() | {"names": ""}).lower()))
 
 
 def _usable(word: str, split: str) -> bool:
@@ -67,10 +61,9 @@ def _usable(word: str, split: str) -> bool:
 @functools.cache
 def names(split: str) -> dict[str, list[str]]:
     """The names of a split from the lists of Faker: F and M, first names of one sex, and family."""
-    lists = NameProvider.first_names_female, NameProvider.first_names_male, NameProvider.last_names
-    female, male, family = map(set, lists)
+    female, male = set(NameProvider.first_names_female), set(NameProvider.first_names_male)
     avoid = set(grammar()["names"]["avoid"].split())
-    pools = {"F": female - male, "M": male - female, "family": family - female - male}
+    pools = {"F": female - male, "M": male - female, "family": set(NameProvider.last_names) - female - male}
     plain = re.compile("(?!Mc)[A-Z][a-z]+")
     return {
         key: sorted(x for x in pool if plain.fullmatch(x) and x.lower() not in avoid and _usable(x, split))
@@ -82,7 +75,7 @@ def names(split: str) -> dict[str, list[str]]:
 def _forms(kind: str, base: str, split: str) -> list[str]:
     """The names of a kind that can be made from a base with words that are all usable."""
     data = grammar()["names"]
-    made = [form.replace("*", base) for form in listed(data[kind], "|")]
+    made = [form.replace("*", base) for form in data[kind]]
     made = [name for name in made if not re.search(data["no_ending"], name)]
     return [name for name in made if all(_usable(word, split) for word in re.findall("[A-Z][a-z]+", name))]
 
@@ -108,8 +101,8 @@ def _world(seed: int, split: str) -> dict:
         facts = zip(*(rng.sample(values, count) for values in (places, data["cargoes"], data["goods"])))
         named = zip(facts, coined(kind, left["F" if kind == "ship" else "family"], "MISC"))
         things[kind] = [
-            thing | {"place": place, "cargo": cargo, "goods": goods, "season": rng.choice(data["words"]["season"])}
-            for (place, cargo, goods), thing in named
+            thing | dict(zip(("place", "cargo", "goods"), told)) | {"season": rng.choice(data["words"]["season"])}
+            for told, thing in named
         ]
     people = [_person(rng, left, list.pop) for _ in range(CHARACTERS)]
     facts = zip(*(rng.sample(data[key], CHARACTERS) for key in ("trades", "possessions", "habits")))
@@ -125,14 +118,14 @@ def _world(seed: int, split: str) -> dict:
 
 def _person(rng: random.Random, left: dict[str, list[str]], pick: Callable[[list[str]], str]) -> dict:
     sex = rng.choice("MF")
-    return PRONOUNS[sex] | {"first": pick(left[sex]), "last": pick(left["family"]), "type": "PER"}
+    return grammar()["pronouns"][sex] | {"first": pick(left[sex]), "last": pick(left["family"]), "type": "PER"}
 
 
 def _stream(seed: int, split: str) -> Iterator[dict]:
     world = _world(seed, split)
     for index in itertools.count():
         rng = random.Random(f"stories record {split} {seed} {index}")
-        yield record(*join(_book(rng, split, world), "confidential"), f"{split}-{seed}-{index:05d}")
+        yield join(_book(rng, split, world), "confidential")
 
 
 def _cast(rng: random.Random, split: str, world: dict) -> dict:

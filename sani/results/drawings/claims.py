@@ -1,4 +1,4 @@
-"""The drawing of the ledger: claims by settings, a mark per reading of the last layer."""
+"""The drawing of the ledger: claims by settings, a mark per measure of privacy and reading of the last layer."""
 
 import textwrap
 
@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..statistics import MEASURES
 from ..tables import READINGS, deciding
 from .style import panels
 
@@ -13,22 +14,27 @@ from .style import panels
 VERDICTS = {
     "holds": ("#009E73", "o", "h", "white"),
     "contradicted": ("#D55E00", "D", "c", "white"),
+    "equal": ("#0072B2", "p", "e", "white"),
     "undecided": ("#999999", "s", "u", "black"),
+    "not testable": ("#CCCCCC", "X", "n", "black"),
 }
 
 
 def claims(table: pd.DataFrame) -> Figure:
-    """The verdicts: a row per claim, a column per setting, four places for the readings of the last layer."""
-    table = deciding(table)
+    """The verdicts: a row per claim, a column per setting; in a cell a line per measure, four places for readings."""
+    table = deciding(table).assign(measure=table.get("measure", "in_place"))
     names = sorted(table["id"].unique())
     settings = list(dict.fromkeys(table["setting"]))
     text = table.drop_duplicates("id").set_index("id")["claim"]
-    figure, axes = panels((11, 0.4 * len(names) + 1.7))
+    several = table.groupby(["id", "setting"])["measure"].nunique()
+    tall = several.max() > 1
+    figure, axes = panels((5.2 + 1.15 * len(settings), (0.62 if tall else 0.4) * len(names) + 1.7))
     faces = {name: {"color": colour, "marker": marker, "markerfacecolor": "white" if ink == "black" else colour}
              for name, (colour, marker, _, ink) in VERDICTS.items()}  # fmt: skip
     for row in table.itertuples():
         shift = 0.0 if row.reading not in READINGS else 0.22 * (READINGS.index(row.reading) - 1.5)
-        x, y = settings.index(row.setting) + shift, names.index(row.id)
+        down = 0.48 * (MEASURES.index(row.measure) - 0.5) if several[row.id, row.setting] > 1 else 0.0
+        x, y = settings.index(row.setting) + shift, names.index(row.id) + down
         *_, initial, ink = VERDICTS[row.verdict]
         size = 12 if row.verdict == "contradicted" else 15
         axes.plot(x, y, markersize=size, linestyle="none", **faces[row.verdict])
@@ -48,11 +54,12 @@ def claims(table: pd.DataFrame) -> Figure:
         Line2D([], [], linestyle="none", markersize=9, label=f"{VERDICTS[name][2]}: {name}", **face)
         for name, face in faces.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(faces), frameon=False, fontsize=9)
     counts = table["verdict"].value_counts()
-    said = ", ".join(f"{counts.get(name, 0)} {name}" for name in VERDICTS)
+    said = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if name in counts)
+    lines = "\nTwo lines in a cell: privacy by paper, then by in_place" if tall else ""
     figure.suptitle(
-        f"Verdicts on the paper's claims: {said}\n(in a cell from left to right: {', '.join(READINGS)}; "
+        f"Verdicts on the paper's claims: {said}{lines}\n(in a cell from left to right: {', '.join(READINGS)}; "
         f"a mark in the middle: the claim does not depend on it)", fontsize=10,
     )  # fmt: skip
     return figure

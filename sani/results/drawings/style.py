@@ -21,6 +21,9 @@ STYLE = {
     "retrain-at-equal-cost": ("#0072B2", "P"),
     "counterfactual": ("#E69F00", "v"),
     "logit-filter": ("#999999", "*"),
+    "untied-repair-only": ("#88CCEE", "p"),  # as the method without "untied", lighter or darker (Tol)
+    "untied-pruning": ("#AA4499", "d"),
+    "sani-tied": ("#117733", "h"),
 }
 STYLE |= {"clm": STYLE["mlm"], "clma": STYLE["mlma"], "ppclm": STYLE["ppmlm"]}
 LABELS = {
@@ -33,6 +36,9 @@ LABELS = {
     "sani": "SANI",
     "retrain-at-equal-cost": "retrain at equal cost",
     "logit-filter": "logit filter",
+    "untied-repair-only": "repair-only, untied",
+    "untied-pruning": "pruning, untied",
+    "sani-tied": "SANI, tied again",
 }
 
 

@@ -1,0 +1,66 @@
+"""What the runs of each seed measured, kept in figures/measured: a study goes on from it where run folders are gone."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..devices import usual_jobs
+from ..runs import code_fingerprint, commit, figures_folder, fingerprint, replacing
+from . import runs
+from .runs import Run
+from .setting import Setting
+
+
+def file_of(setting: Setting, seed: int) -> Path:
+    """The file of a setting and a seed (it may not exist yet)."""
+    return figures_folder() / "measured" / f"{re.sub(r'[^a-z0-9]+', '_', setting.name.lower())}-{seed}.parquet"
+
+
+def results(
+    setting: Setting, seeds: Sequence[int], wanted: Sequence[Run], jobs: int = 0, again: bool = False
+) -> tuple[pd.DataFrame, int]:
+    """`runs.results` of seeds, each from its file, or made and written there; and how many runs were made.
+
+    A file is used as long as it was made with the same arguments and has the runs that are wanted; `again` makes all
+    anew. The code that made it is named in it, see `made_by`.
+    """
+    missing, count = [s for s in seeds if again or not _covers(file_of(setting, s), setting, wanted)], 0
+    side = jobs or usual_jobs()  # so many seeds at once, or runs that start from others would wait for one core
+    for some in (missing[i : i + side] for i in range(0, len(missing), side)):
+        count += runs.complete(setting, some, wanted, jobs)
+        for seed in some:
+            _write(file_of(setting, seed), runs.results(setting, [seed], wanted), setting)
+    return pd.concat([pd.read_parquet(file_of(setting, seed)) for seed in seeds], ignore_index=True), count
+
+
+def _arguments(setting: Setting) -> str:
+    """What decides over the runs of a setting besides the code: its fields, without the folders of this machine."""
+    fields = {name: value for name, value in vars(setting).items() if "folder" not in name}
+    return fingerprint(fields | {name: Path(fields[name]).name for name in ("model", "corpus", "ner", "emotions")})
+
+
+def _covers(path: Path, setting: Setting, wanted: Sequence[Run]) -> bool:
+    """Whether a file holds what is wanted."""
+    if not path.exists() or made_by(path)["arguments"] != _arguments(setting):
+        return False
+    found = pd.read_parquet(path, columns=list(Run._fields)).drop_duplicates()
+    return set(wanted) <= {Run(*row) for row in found.itertuples(index=False)}
+
+
+def made_by(path: Path) -> dict[str, str]:
+    """What a file says of how it was made: arguments, code (`runs.code_fingerprint`) and commit."""
+    return json.loads(pq.read_schema(path).metadata[b"sani"])
+
+
+def _write(path: Path, table: pd.DataFrame, setting: Setting) -> None:
+    how = {"arguments": _arguments(setting), "code": code_fingerprint(runs.__name__), "commit": commit()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    narrow = pa.Table.from_pandas(table.astype(dict.fromkeys(table.select_dtypes(object), "category")))
+    with replacing(path) as temporary:
+        metadata = narrow.schema.metadata | {b"sani": json.dumps(how).encode()}
+        pq.write_table(narrow.replace_schema_metadata(metadata), temporary, compression="zstd")
