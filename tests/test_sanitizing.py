@@ -9,7 +9,7 @@ from test_training import same, weights
 
 import sani.training
 from sani import Blacklist, counterfactual, encode, erase, evaluate, fine_tune, prune, repair, sanitize
-from sani.models import clone
+from sani.models import clone, untie
 from sani.sanitizing import METHODS
 
 OPTIONS = dict(learning_rate=1e-2, batch_size=2, progress=False)
@@ -32,10 +32,16 @@ def leaky(base, blocks):
 
 def test_each_method_is_the_steps_it_names(corpus, wordpiece, blocks, base, leaky):
     other = encode(counterfactual(corpus, seed=1), wordpiece, block_size=32)
+    tied = repair(erase(leaky, "lm-head", 0.5, "zero", 3), blocks, 2, seed=3, **OPTIONS)
+    with torch.no_grad():
+        tied.get_output_embeddings().weight.copy_(tied.get_input_embeddings().weight)
     expected = {
         "sani": repair(erase(leaky, "lm-head", 0.5, "zero", 3), blocks, 2, seed=3, **OPTIONS),
         "repair-only": repair(leaky, blocks, 2, seed=3, **OPTIONS),
         "pruning": repair(prune(leaky, seed=3), blocks, 2, seed=3, **OPTIONS),
+        "untied-repair-only": repair(untie(clone(leaky)), blocks, 2, seed=3, **OPTIONS),
+        "untied-pruning": repair(prune(untie(clone(leaky)), seed=3), blocks, 2, seed=3, **OPTIONS),
+        "sani-tied": tied,
         "base": base,
         "retrain-at-equal-cost": fine_tune(base, blocks, "ppmlm", 2, seed=3, **OPTIONS),
         "counterfactual": fine_tune(base, other, "mlm", 5, seed=3, **OPTIONS),
@@ -74,7 +80,7 @@ def test_the_filter_is_not_saved(blocks, leaky, tmp_path, wordpiece):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "snai"}, "method 'snai' is unknown; use one of sani, repair-only, pruning, base"),
+        ({"method": "snai"}, "method 'snai' is unknown; use one of sani, repair-only, pruning, untied-"),
         ({"method": "base"}, "needs base="),
         ({"method": "retrain-at-equal-cost"}, "needs base="),
         ({"method": "counterfactual"}, "needs base="),

@@ -3,6 +3,7 @@
 import torch
 
 import sani
+import sani.evaluation
 from sani.blocks import info, tensors
 from sani.devices import rows_at_once, steady_heap
 from sani.models import hidden_states
@@ -10,7 +11,7 @@ from sani.predictions import FOLDS
 
 from .training import LENGTH, make_blocks, make_model
 
-BATCH = 8
+BATCH, LENGTH_TINY = 8, 128
 
 
 def _prepare(rows: int, hidden: int, layers: int, heads: int):
@@ -64,3 +65,41 @@ def encoder_passes(**options):
     return _passes(
         lambda model, ids, attention, chosen: hidden_states(model, ids, attention), like_ours=True, **options
     )
+
+
+class _NoRanks:
+    """In place of `exposure.Ranks`: an evaluation without exposure."""
+
+    def __init__(self, *_):
+        pass
+
+    def add(self, part):
+        pass
+
+    def add_causal(self, *_):
+        pass
+
+    def of_units(self):
+        return {}
+
+
+def with_exposure(model: str, records: int, exposure: bool = True):
+    model, tokenizer = sani.load_model(model)
+    corpus = sani.load_corpus("synthetic-clinical", records=records, seed=0)
+    blacklist = sani.Blacklist.from_annotations(corpus) | sani.Blacklist.from_rare_words(corpus, k=2)
+    blocks = sani.encode(corpus, tokenizer, blacklist, block_size=LENGTH_TINY, progress=False)
+    ranks = sani.evaluation.Ranks
+
+    def run():
+        sani.evaluation.Ranks = ranks if exposure else _NoRanks
+        try:
+            sani.evaluate(model, blocks, progress=False)
+        finally:
+            sani.evaluation.Ranks = ranks
+        return len(blocks) * LENGTH_TINY
+
+    return run
+
+
+def without_exposure(**options):
+    return with_exposure(**options, exposure=False)

@@ -1,0 +1,105 @@
+"""What seeds measured is kept in figures/measured; rates of the repair are chosen by one rule."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from sani.runs import runs_folder
+from sani.study import measured, prepare, rates
+from sani.study import runs as study
+from sani.study.rates import RATES, SWEPT, Point
+from sani.study.runs import Run
+from sani.study.setting import Setting
+
+TINY = Setting(name="My tiny, again", records=4, heldout_records=2, epochs=2, repair_epochs=1)
+RUNS = [
+    Run("mlm"),
+    Run("sani", "mlm", "lm-head"),
+    Run("sani-tied", "mlm", "lm-head"),
+    Run("untied-pruning", "mlm", "lm-head"),
+]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SANI_HOME", str(tmp_path))
+    monkeypatch.setenv("SANI_FIGURES", str(tmp_path / "figures"))
+    prepare.prepare.cache_clear()
+    yield tmp_path
+    prepare.prepare.cache_clear()
+
+
+def test_a_seed_that_is_measured_is_not_made_again_where_its_runs_are_gone(home, monkeypatch):
+    table, made = measured.results(TINY, [3, 4], RUNS, jobs=1)
+    assert made == 8 and set(table["seed"]) == {3, 4}
+    assert {path.name for path in (home / "figures" / "measured").iterdir()} == {
+        "my_tiny_again-3.parquet", "my_tiny_again-4.parquet",
+    }  # fmt: skip
+    for folder in runs_folder().glob("*-mlm*"):
+        folder.rename(folder.with_name(f"gone-{folder.name}"))
+    monkeypatch.setattr(study, "complete", lambda *_: pytest.fail("made again"))
+    again, made = measured.results(TINY, [3, 4], RUNS)
+    assert made == 0
+    pd.testing.assert_frame_equal(table, again)
+    how = measured.made_by(measured.file_of(TINY, 3))
+    assert set(how) == {"arguments", "code", "commit"} and str(home) not in str(how)
+    # Another argument, a run that is not in it, or the wish for it: the seed is made anew.
+    longer, more = replace(TINY, repair_epochs=2), [*RUNS, Run("pruning", "mlm")]
+    for asked in ((longer, [3], RUNS), (TINY, [3], more), (TINY, [3], RUNS, 0, True)):
+        with pytest.raises(pytest.fail.Exception, match="made again"):
+            measured.results(*asked)
+
+
+def test_tied_again_is_measured_at_the_end_of_the_repair_and_is_tied():
+    table, _ = measured.results(TINY, [3], RUNS, jobs=1)
+    assert set(table.loc[table["method"] == "sani-tied", "epoch"]) == {3}
+    tied = study.model_of(TINY, 3, Run("sani-tied", "mlm", "lm-head"))
+    clean = study.model_of(TINY, 3, Run("sani", "mlm", "lm-head"))
+    assert tied.get_output_embeddings().weight.equal(tied.get_input_embeddings().weight)
+    assert not clean.get_output_embeddings().weight.equal(clean.get_input_embeddings().weight)
+    kept = {name: weight for name, weight in tied.state_dict().items() if not name.endswith("decoder.weight")}
+    assert all(weight.equal(clean.state_dict()[name]) for name, weight in kept.items())
+
+
+def test_a_rate_of_a_method_reaches_its_training_and_the_key_of_no_other():
+    other = replace(TINY, repair_rates=(("pruning", 1e-4),))
+    for run in (*RUNS[:3], Run("pruning", "mlm"), Run("retrain-at-equal-cost")):
+        same = study.folder(TINY, 3, run) == study.folder(other, 3, run)
+        assert same == (run.method != "pruning")
+    study.complete(other, [3], [Run("pruning", "mlm")], jobs=1, progress=False)
+    text = (study.folder(other, 3, Run("pruning", "mlm")) / "params.yaml").read_text()
+    assert "learning_rate: 0.0001" in text
+
+
+def rows(values):
+    """A table of `rates.table` from (method, rate) → (regurgitation, heldout utility)."""
+    found = []
+    for (method, rate), pair in values.items():
+        for metric, value in zip(("regurgitation", "utility_heldout"), pair):
+            found.append({"seed": 0, "method": method, "rate": rate, "metric": metric, "value": value})
+    return pd.DataFrame(found)
+
+
+def test_the_rule_of_the_rates_by_hand():
+    """Among rates within base + δ the most useful; where there is none, the one that regurgitates least."""
+    values = {("base", 0.0): (0.02, 0.8), ("unprotected", 0.0): (0.4, 0.8), ("fine-tuned", 1e-3): (0.0, 1.0)}
+    for method in SWEPT:
+        values |= {(method, 1e-3): (0.03, 0.70), (method, 3e-3): (0.029, 0.75), (method, 1e-2): (0.031, 0.9)}
+    values |= {("pruning", 1e-3): (0.2, 0.9), ("pruning", 3e-3): (0.1, 0.1), ("pruning", 1e-2): (0.3, 0.9)}
+    found = rates.chosen(rows(values), delta=0.01)
+    assert found == dict.fromkeys(SWEPT, 3e-3) | {"pruning": 3e-3}
+    values[("sani", 1e-2)] = (float("nan"), float("nan"))  # nothing is left of a model
+    values[("sani", 1e-3)] = (0.01, 0.76)
+    assert rates.chosen(rows(values).dropna(), delta=0.01)["sani"] == 1e-3
+
+
+def test_a_small_sweep_is_whole(monkeypatch):
+    monkeypatch.setattr(rates, "RATES", (1e-3, 3e-3))
+    table = rates.table(TINY, [3, 4], jobs=1, progress=False)
+    expected = {(p.method, p.rate) for p in rates.points()}
+    assert set(map(tuple, table.loc[table["seed"] == 3, ["method", "rate"]].to_numpy())) == expected
+    assert {p.method for p in rates.points()} - set(table.loc[table["seed"] == 4, "method"]) == {"fine-tuned"}
+    assert len(RATES) >= 5 and Point("base") in rates.points()
+    found = rates.chosen(table, delta=0.5)
+    assert set(found) == set(SWEPT) and set(found.values()) <= {1e-3, 3e-3}
