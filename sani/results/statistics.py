@@ -14,7 +14,10 @@ FEWEST = 5  # values without which a claim stays undecided
 CHANGED = 10  # terms without which a sign test tests nothing
 MEASURES = ("paper", "in_place")  # of regurgitation, and so of privacy
 VERDICTS = ("contradicted", "equal", "not testable", "undecided", "holds")  # the worst first
-COMPARED = ("regurgitation", "regurgitation of direct identifiers", "utility", "utility_heldout")
+COMPARED = (
+    "regurgitation", "regurgitation of direct identifiers", "paper", "paper of direct identifiers",
+    "exposure of names", "exposure of rare names", "utility", "utility_heldout",
+)  # fmt: skip
 
 
 def half_width(sd: float | pd.Series, n: int | pd.Series) -> float | pd.Series:
@@ -44,8 +47,9 @@ def paired(table: pd.DataFrame, names: Sequence[str], comparisons: Sequence[Comp
     """
     wide = table.set_index(["seed", *names, "metric"])["value"].unstack([*names, "metric"])
     rows = []
+    metrics = [metric for metric in COMPARED if metric in set(table["metric"])]
     for comparison in comparisons:
-        for metric in COMPARED:
+        for metric in metrics:
             difference = wide[(*comparison.point, metric)] - wide[(*comparison.against, metric)]
             if comparison.beyond:
                 one, other = comparison.beyond
@@ -79,7 +83,7 @@ def spread(table: pd.DataFrame, usual: NamedTuple) -> pd.DataFrame:
     usual = pd.Series(usual._asdict()).drop(["mask_seed", "repair_seed"])
     drawn = table[(table[usual.index] == usual).all(axis=1)]
     rows = []
-    for metric in COMPARED:
+    for metric in (metric for metric in COMPARED if metric in set(table["metric"])):
         of_metric = drawn[drawn["metric"] == metric]
         neurons, repair = of_metric["repair_seed"] == 0, of_metric["mask_seed"] == 0
         for source, chosen in (("neurons", neurons), ("repair", repair), ("everything", neurons & repair)):
@@ -96,7 +100,8 @@ def answered(found: pd.DataFrame) -> str:
     lines = []
     for question, of_question in found.groupby("question", sort=False):
         lines.append(f"\n**{question}**\n")
-        for metric in ("regurgitation", "utility"):
+        told = (m for m in ("regurgitation", "exposure of names", "utility") if m in set(of_question["metric"]))
+        for metric in told:
             rows = of_question[of_question["metric"] == metric]
             said = [
                 f"*{name}*: " + "; ".join(f"{row.what} ({row.value:+.4f})" for row in group.itertuples())

@@ -74,7 +74,7 @@ def chosen(table: pd.DataFrame, delta: float) -> dict[str, float]:
     means = table.groupby([*Point._fields, "metric"])["value"].mean().unstack("metric")
     limit, found = float(means.loc["base", "regurgitation"].iloc[0]) + delta, {}
     for method in SWEPT:
-        rows = means.loc[method].dropna()
+        rows = means.loc[method].dropna(subset=["regurgitation", "utility_heldout"])
         private = rows[rows["regurgitation"] <= limit]
         best = private["utility_heldout"].idxmax() if len(private) else rows["regurgitation"].idxmin()
         found[method] = float(best)

@@ -31,22 +31,22 @@ def home(tmp_path, monkeypatch):
 
 
 def test_a_seed_that_is_measured_is_not_made_again_where_its_runs_are_gone(home, monkeypatch):
-    table, made = measured.results(TINY, [3, 4], RUNS, jobs=1)
-    assert made == 8 and set(table["seed"]) == {3, 4}
-    assert {path.name for path in (home / "figures" / "measured").iterdir()} == {
-        "my_tiny_again-3.parquet", "my_tiny_again-4.parquet",
-    }  # fmt: skip
+    runs = RUNS[:2]
+    table, made = measured.results(TINY, [3, 4], runs, jobs=1)
+    assert made == 4 and set(table["seed"]) == {3, 4}
+    files = {path.name for path in (home / "figures" / "measured").iterdir()}
+    assert files == {"my_tiny_again-3.parquet", "my_tiny_again-4.parquet"}
     for folder in runs_folder().glob("*-mlm*"):
         folder.rename(folder.with_name(f"gone-{folder.name}"))
     monkeypatch.setattr(study, "complete", lambda *_: pytest.fail("made again"))
-    again, made = measured.results(TINY, [3, 4], RUNS)
+    again, made = measured.results(TINY, [3, 4], runs)
     assert made == 0
     pd.testing.assert_frame_equal(table, again)
     how = measured.made_by(measured.file_of(TINY, 3))
     assert set(how) == {"arguments", "code", "commit"} and str(home) not in str(how)
     # Another argument, a run that is not in it, or the wish for it: the seed is made anew.
-    longer, more = replace(TINY, repair_epochs=2), [*RUNS, Run("pruning", "mlm")]
-    for asked in ((longer, [3], RUNS), (TINY, [3], more), (TINY, [3], RUNS, 0, True)):
+    longer, more = replace(TINY, repair_epochs=2), [*runs, Run("pruning", "mlm")]
+    for asked in ((longer, [3], runs), (TINY, [3], more), (TINY, [3], runs, 0, True)):
         with pytest.raises(pytest.fail.Exception, match="made again"):
             measured.results(*asked)
 
