@@ -86,7 +86,7 @@ def test_spreads_by_hand():
     assert at.loc["neurons", "low"] == pytest.approx((12 * 2.5 / stats.chi2.ppf(0.975, 12)) ** 0.5)
     said = answers(differences(table_of(value), of_ablation(SMALL)), found)
     assert "the draw of the repair matters more" in said
-    assert said.count("**") == 2 * 7 and said.count("\n- ") == 2 * 7
+    assert said.count("**") == 2 * 7 and said.count("\n- ") == 3 * 6 + 2
 
 
 def test_which_draw_matters_more_is_left_open_where_it_is():
@@ -104,7 +104,7 @@ def test_a_small_study_is_whole_resumable_and_drawn(tmp_path, monkeypatch):
     ]  # fmt: skip
     monkeypatch.setattr(ablation, "points", lambda setting: few)
     table = ablation.table(SMALL, [0], jobs=1, progress=False)
-    assert len(table) == 5 * len(few)
+    assert len(table) == (len(COMPARED) + 1) * len(few)
     at = table[table["metric"] == "regurgitation"].set_index(list(Point._fields))["value"]
     assert at[Point("logit-filter")] == 0
     monkeypatch.setattr(ablation, "values", lambda *_: pytest.fail("made again"))

@@ -144,7 +144,7 @@ def test_roberta_and_batches_in_parts(corpus, monkeypatch):
 def test_a_small_study_is_whole_and_resumable(monkeypatch):
     table = distillation.table(SMALL, [0], PLAN, jobs=1, progress=False)
     at = table.set_index(["metric", *Point._fields])["value"]
-    assert len(at) == 5 * len(POINTS) == len(at.index.unique()) and set(table["setting"]) == {"tiny"}
+    assert len(at) == (len(COMPARED) + 1) * len(POINTS) == len(at.index.unique()) and set(table["setting"]) == {"tiny"}
     assert at[("regurgitation", *Point("logit-filter"))] == 0
     teacher, student = at[("parameters", *Point("base", "teacher"))], at[("parameters", *Point("base"))]
     assert (teacher, student) == tuple(
