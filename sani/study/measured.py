@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 from ..devices import usual_jobs
 from ..runs import code_fingerprint, commit, figures_folder, fingerprint, replacing
 from . import runs
-from .runs import Run
+from .runs import Run, repairs
 from .setting import Setting
 
 
-def file_of(setting: Setting, seed: int) -> Path:
-    """The file of a setting and a seed (it may not exist yet)."""
-    return figures_folder() / "measured" / f"{re.sub(r'[^a-z0-9]+', '_', setting.name.lower())}-{seed}.parquet"
+def file_of(setting: Setting, what: int | str) -> Path:
+    """The file of a setting and a seed, or of a study of another kind (it may not exist yet)."""
+    return figures_folder() / "measured" / f"{re.sub(r'[^a-z0-9]+', '_', setting.name.lower())}-{what}.parquet"
 
 
 def results(
@@ -34,31 +34,45 @@ def results(
     for some in (missing[i : i + side] for i in range(0, len(missing), side)):
         count += runs.complete(setting, some, wanted, jobs)
         for seed in some:
-            _write(file_of(setting, seed), runs.results(setting, [seed], wanted), setting)
+            keep(file_of(setting, seed), runs.results(setting, [seed], wanted), setting)
     return pd.concat([pd.read_parquet(file_of(setting, seed)) for seed in seeds], ignore_index=True), count
 
 
 def _arguments(setting: Setting) -> str:
-    """What decides over the runs of a setting besides the code: its fields, without the folders of this machine."""
-    fields = {name: value for name, value in vars(setting).items() if "folder" not in name}
+    """What decides over the runs of a setting but code and rates: its fields, without the folders of this machine."""
+    fields = {name: value for name, value in vars(setting).items() if "folder" not in name and name != "repair_rates"}
     return fingerprint(fields | {name: Path(fields[name]).name for name in ("model", "corpus", "ner", "emotions")})
 
 
 def _covers(path: Path, setting: Setting, wanted: Sequence[Run]) -> bool:
     """Whether a file holds what is wanted."""
-    if not path.exists() or made_by(path)["arguments"] != _arguments(setting):
+    found = kept(path, setting)
+    if found is None or any(map(repairs, wanted)) and made_by(path)["rates"] != fingerprint(setting.repair_rates):
         return False
-    found = pd.read_parquet(path, columns=list(Run._fields)).drop_duplicates()
-    return set(wanted) <= {Run(*row) for row in found.itertuples(index=False)}
+    there = found[list(Run._fields)].drop_duplicates().itertuples(index=False)
+    return set(wanted) <= {Run(*row) for row in there}
+
+
+def kept(path: Path, setting: Setting) -> pd.DataFrame | None:
+    """The table of a file; None where there is none, or where it was made with other arguments."""
+    same = path.exists() and made_by(path)["arguments"] == _arguments(setting)
+    return pd.read_parquet(path) if same else None
 
 
 def made_by(path: Path) -> dict[str, str]:
-    """What a file says of how it was made: arguments, code (`runs.code_fingerprint`) and commit."""
+    """What a file says of how it was made: arguments, rates of repair, code (`runs.code_fingerprint`) and commit."""
     return json.loads(pq.read_schema(path).metadata[b"sani"])
 
 
-def _write(path: Path, table: pd.DataFrame, setting: Setting) -> None:
-    how = {"arguments": _arguments(setting), "code": code_fingerprint(runs.__name__), "commit": commit()}
+def keep(path: Path, table: pd.DataFrame, setting: Setting) -> None:
+    """Write the file of a table, with what `made_by` tells."""
+    rates = fingerprint(setting.repair_rates)
+    how = {
+        "arguments": _arguments(setting),
+        "rates": rates,
+        "code": code_fingerprint(runs.__name__),
+        "commit": commit(),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     narrow = pa.Table.from_pandas(table.astype(dict.fromkeys(table.select_dtypes(object), "category")))
     with replacing(path) as temporary:

@@ -5,6 +5,7 @@ were run, by the rule of `chosen` and on seeds that judge no claim; grid and rul
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 from ..sanitizing import sanitize
 from ..training import NonFiniteLoss, fine_tune
 from .grid import Found, table_of, values
+from .measured import file_of, keep, kept
 from .prepare import prepare
 from .runs import complete, control, control_run
 from .setting import Setting
@@ -52,17 +54,22 @@ def _measure(setting: Setting, seed: int, point: Point) -> Found:
 
 
 def table(setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bool = True) -> pd.DataFrame:
-    """A row per seed, point and metric; what is missing is made first, `jobs` side by side.
+    """A row per seed, point and metric; what figures/measured lacks is made first, `jobs` side by side, seed by seed.
 
     Columns: seed, those of Point, metric, value, low, high (95 % bootstrap intervals over records).
     """
-    complete(setting, seeds, [control_run(setting, "unprotected")], jobs, progress)
-    found = [
-        table_of("rates", _measure, setting, some, points(first), jobs, progress)
-        for some, first in ((seeds[:1], True), (seeds[1:], False))
-        if some
-    ]
-    return pd.concat(found, ignore_index=True)
+    setting = replace(setting, repair_rates=())  # it does not depend on what is chosen of it
+    path, names = file_of(setting, "rates"), ["seed", *Point._fields]
+    known = kept(path, setting)
+    for seed in seeds:
+        there = set() if known is None else set(known[names].itertuples(index=False, name=None))
+        missing = [point for point in points(seed == seeds[0]) if (seed, *point) not in there]
+        if missing:
+            complete(setting, [seed], [control_run(setting, "unprotected")], jobs, progress)
+            new = table_of("rates", _measure, setting, [seed], missing, jobs, progress)
+            known = pd.concat([known, new], ignore_index=True)
+            keep(path, known, setting)
+    return known[known["seed"].isin(seeds)].reset_index(drop=True)
 
 
 def chosen(table: pd.DataFrame, delta: float) -> dict[str, float]:
@@ -71,7 +78,7 @@ def chosen(table: pd.DataFrame, delta: float) -> dict[str, float]:
     Of the rates at which no more is regurgitated in place than by the base model, plus δ, the one of the highest
     utility on persons never trained on; where there is none, the one that regurgitates least.
     """
-    means = table.groupby([*Point._fields, "metric"])["value"].mean().unstack("metric")
+    means = table.groupby([*Point._fields, "metric"], observed=True)["value"].mean().unstack("metric")
     limit, found = float(means.loc["base", "regurgitation"].iloc[0]) + delta, {}
     for method in SWEPT:
         rows = means.loc[method].dropna(subset=["regurgitation", "utility_heldout"])

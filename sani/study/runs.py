@@ -104,6 +104,11 @@ def folder(setting: Setting, seed: int, run: Run) -> Path:
     return run_folder(stage, __name__, **arguments, inputs=inputs(setting), seed=seed, run=run)
 
 
+def repairs(run: Run) -> bool:
+    """Whether a run is a repair, whose learning rate is the method's."""
+    return bool(run.start and run.method != "logit-filter") or run.method == "retrain-at-equal-cost"
+
+
 def rate_of(setting: Setting, run: Run) -> float:
     """The learning rate of a run's training."""
     return setting.repair_rate("sani" if run.method == "sani-tied" else run.method)

@@ -43,10 +43,12 @@ def test_a_seed_that_is_measured_is_not_made_again_where_its_runs_are_gone(home,
     assert made == 0
     pd.testing.assert_frame_equal(table, again)
     how = measured.made_by(measured.file_of(TINY, 3))
-    assert set(how) == {"arguments", "code", "commit"} and str(home) not in str(how)
+    assert set(how) == {"arguments", "rates", "code", "commit"} and str(home) not in str(how)
     # Another argument, a run that is not in it, or the wish for it: the seed is made anew.
     longer, more = replace(TINY, repair_epochs=2), [*runs, Run("pruning", "mlm")]
-    for asked in ((longer, [3], runs), (TINY, [3], more), (TINY, [3], runs, 0, True)):
+    other = replace(TINY, repair_rates=(("sani", 1e-4),))
+    assert measured.results(other, [3], runs[:1])[1] == 0  # no repair, so no rate of one
+    for asked in ((longer, [3], runs), (other, [3], runs), (TINY, [3], more), (TINY, [3], runs, 0, True)):
         with pytest.raises(pytest.fail.Exception, match="made again"):
             measured.results(*asked)
 
