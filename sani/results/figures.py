@@ -16,10 +16,12 @@ from ..runs import figure_file, figures_folder, notebook_figures
 from .drawings.ablation import ablation, distillation, effects, sweep
 from .drawings.claims import claims
 from .drawings.demo import demo
-from .drawings.identifiers import contexts, fine_tune, frame, memory, recall, sani, tradeoff
+from .drawings.exposure import exposure
+from .drawings.frames import fine_tune, frame
+from .drawings.identifiers import contexts, memory, recall, sani, tradeoff
 from .drawings.pretrained import cost, frequency, generation, unlearning
 from .drawings.rates import rates
-from .drawings.style import STYLE, dress, errors, label_of, panels, style_of
+from .drawings.style import LONG, STYLE, dress, errors, label_of, panels, points, style_of
 
 SETTINGS = {"svg.hashsalt": "sani", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -35,6 +37,13 @@ def quickstart_table(reports: Mapping[str, Any]) -> pd.DataFrame:
             value = report.value("in_place", kind=kind, context=context)
             interval = report.interval("in_place", kind=kind, context=context)
             rows.append((method, f"regurgitation of {kind} identifiers", context, value, *interval))
+        rows.append((method, "paper of direct identifiers", "visible", report.value("paper", "direct"), None, None))
+        of_names = report.counts["kind"].eq("names") & report.counts["value"].notna()
+        for metric, name in (("exposure", "exposure of names"), ("exposure_rare", "exposure of rare names")):
+            if (of_names & report.counts["metric"].eq(metric)).any():
+                asked = {"kind": "names", "context": "isolated"}
+                value, interval = report.value(metric, **asked), report.interval(metric, **asked)
+                rows.append((method, name, "isolated", value, *interval))
         rows.append((method, "utility", "visible", report.utility, *report.interval("utility")))
         heldout = report.counts.loc[report.counts["metric"] == "utility_heldout", "value"]
         rows += [(method, "utility on other persons", "visible", value, None, None) for value in heldout]
@@ -42,28 +51,35 @@ def quickstart_table(reports: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def quickstart(table: pd.DataFrame) -> Figure:
-    """Regurgitation of direct identifiers and utility of each method, with intervals."""
+    """Regurgitation of direct identifiers, exposure of names and utility of each method, with intervals."""
     at = table.set_index(["method", "metric", "context"])["value"]
-    leak = "regurgitation of direct identifiers"
+    paper, leak, rank, knows = LONG
     before, after, chance = (at[m, leak, "visible"] for m in ("unprotected", "sani", "counterfactual"))
     methods = [m for m in STYLE if m in set(table["method"])][::-1]
+    shown = [metric for metric in (leak, rank, knows) if metric in set(table["metric"])]
+    marks = {  # which panel, how far from the middle of the row, and what the marker is like
+        (leak, "visible"): (leak, 0.14, {}), (leak, "isolated"): (leak, -0.16, {"markerfacecolor": "white"}),
+        (paper, "visible"): (leak, 0.38, {"marker": "x"}), (rank, "isolated"): (rank, 0, {}),
+        (knows, "visible"): (knows, 0, {}),
+    }  # fmt: skip
     with matplotlib.rc_context(SETTINGS):
-        figure, (left, right) = panels((9, 0.42 * len(methods) + 1.7), 1, 2, sharey=True)
-        for row in table[table["metric"].isin([leak, "utility"])].itertuples():
-            axes, shift = right, 0
-            if row.metric == leak:
-                axes, shift = left, 0.12 if row.context == "visible" else -0.16
-            face = {} if row.context == "visible" else {"markerfacecolor": "white"}
-            style = style_of(row.method) | {"markersize": 7, "capsize": 2, "linewidth": 1.2} | face
-            axes.errorbar(row.value, methods.index(row.method) + shift, xerr=errors(row), **style)
-        left.set_yticks(range(len(methods)), [label_of(m) for m in methods])
-        left.set_xlim(left=min(0, left.get_xlim()[0]))
-        left.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
-        dress(left, "direct identifiers predicted whole, in place\n(filled: visible; hollow: isolated)", grid="x")
-        dress(right, "utility: token accuracy outside the blacklist", grid="x")
+        figure, row = panels((9 if len(shown) == 2 else 11, 0.42 * len(methods) + 1.7), 1, len(shown), sharey=True)
+        on = dict(zip(shown, row))
+        for found in table.itertuples():
+            if (found.metric, found.context) in marks:
+                metric, shift, face = marks[found.metric, found.context]
+                style = style_of(found.method) | {"markersize": 7, "elinewidth": 1.2} | face
+                points(on[metric], found.value, methods.index(found.method) + shift, xerr=errors(found), **style)
+        row[0].set_yticks(range(len(methods)), [label_of(m, "lm-head") for m in methods])
+        on[leak].set_xlim(left=min(0, on[leak].get_xlim()[0]))
+        on[leak].xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        also = "; ×: or elsewhere" if paper in set(table["metric"]) else ""
+        dress(on[leak], f"{LONG[leak]}\n(filled: visible; hollow: isolated{also})", grid="x")
+        for metric in shown[1:]:
+            dress(on[metric], LONG[metric], grid="x")
         figure.suptitle(
-            f"SANI: identifiers regurgitated {before:.1%} → {after:.1%} (chance level {chance:.1%}); "
-            f"utility {at['unprotected', 'utility', 'visible']:.3f} → {at['sani', 'utility', 'visible']:.3f}",
+            f"SANI (lm-head): direct identifiers predicted {before:.1%} → {after:.1%} (chance level {chance:.1%}); "
+            f"utility {at['unprotected', knows, 'visible']:.3f} → {at['sani', knows, 'visible']:.3f}",
             fontsize=11,
         )
     return figure
@@ -115,8 +131,8 @@ def bars(table: pd.DataFrame) -> Figure:
 
 
 DRAWINGS = (
-    quickstart, fine_tune, sani, recall, contexts, frame, tradeoff, memory, unlearning, frequency, generation, cost,
-    ablation, effects, sweep, distillation, demo, claims, rates,
+    quickstart, fine_tune, sani, recall, contexts, frame, tradeoff, memory, exposure, unlearning, frequency, generation,
+    cost, ablation, effects, sweep, distillation, demo, claims, rates,
 )  # fmt: skip
 # What draws a table, by how its name ends.
 DRAW = {drawing.__name__: drawing for drawing in DRAWINGS} | {"data_prep": bars, "blacklist": bars}

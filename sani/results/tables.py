@@ -8,6 +8,7 @@ import pandas as pd
 from .objectives import OBJECTIVES
 from .statistics import half_width
 
+EXPOSURES = {"exposure": "all names", "exposure_rare": "rare names (3 iterations at most)"}
 READINGS = ("lm-head", "head-transform", "last-block-output", "last-block")  # of "last layer", in the ledger's order
 
 
@@ -62,17 +63,24 @@ def endpoints(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def endpoint_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per method at its end: privacy, regurgitation visible and isolated, excess, utility (also elsewhere)."""
+    """A row per method at its end: privacy and what it is of, regurgitation, exposure (isolated), utility.
+
+    Privacy and regurgitation are by `in_place`, or, where the name says so, by `paper`.
+    """
     rows = endpoints(table)
     rows = rows[rows["subset"] == ""]
     columns = {
+        "privacy, paper": ("paper", "all", "visible"),
         "privacy": ("in_place", "all", "visible"),
+        "direct, paper": ("paper", "direct", "visible"),
         "direct": ("in_place", "direct", "visible"),
         "direct, isolated": ("in_place", "direct", "isolated"),
         "direct, excess": ("excess", "direct", "visible"),
         "indirect": ("in_place", "indirect", "visible"),
         "indirect, isolated": ("in_place", "indirect", "isolated"),
         "indirect, excess": ("excess", "indirect", "visible"),
+        "exposure of names": ("exposure", "names", "isolated"),
+        "exposure of rare names": ("exposure_rare", "names", "isolated"),
         "utility": ("utility", "none", "visible"),
         "utility, all words": ("utility_all", "none", "visible"),
         "utility, other persons": ("utility_heldout", "none", "visible"),
@@ -80,7 +88,9 @@ def endpoint_table(table: pd.DataFrame) -> pd.DataFrame:
     at = rows.set_index(["method", "start", "target", "metric", "kind", "context"])["value"]
     index = pd.MultiIndex.from_frame(rows[["method", "start", "target"]].drop_duplicates())
     found = {name: [at.get((*run, *key), float("nan")) for run in index] for name, key in columns.items()}
-    return pd.DataFrame(found, index=index).assign(privacy=lambda found: 1 - found["privacy"])
+    wide = pd.DataFrame(found, index=index)
+    both = ["privacy, paper", "privacy"]
+    return wide.assign(**{name: 1 - wide[name] for name in both})
 
 
 def pick(table, metric, kind="none", context="visible", subset="", missed=0.0, kept_out=0.0, **where) -> pd.DataFrame:
@@ -93,6 +103,11 @@ def pick(table, metric, kind="none", context="visible", subset="", missed=0.0, k
 def value_of(table: pd.DataFrame, *wanted, **where) -> float:
     """The value of the first row that `pick` picks."""
     return float(pick(table, *wanted, **where)["value"].iloc[0])
+
+
+def has(table: pd.DataFrame, *wanted, **where) -> bool:
+    """Whether what `pick` picks holds a value."""
+    return bool(pick(table, *wanted, **where)["value"].notna().any())
 
 
 def _stacked(found: Iterable[tuple[dict, pd.DataFrame]]) -> pd.DataFrame:
@@ -150,12 +165,13 @@ def contexts_table(table: pd.DataFrame) -> pd.DataFrame:
 def generation_table(table: pd.DataFrame) -> pd.DataFrame:
     """Listed terms that come out of free generation: a row per prompt (prefix, nothing) and model."""
     ends, names = endpoints(table), objectives(table)
-    others = ("logit-filter", "retrain-at-equal-cost", "repair-only", "pruning", "sani")
+    untied = ("untied-repair-only", "untied-pruning", "sani-tied")
+    others = ("logit-filter", "retrain-at-equal-cost", *untied, "repair-only", "pruning", "sani")
     rows = []
     for prompt in ("prefix", "nothing"):
         for method in ("base", "counterfactual", *names, *others):
-            start = {"start": names[0]} if method in ("logit-filter", "repair-only", "pruning", "sani") else {}
-            target = {"target": "lm-head"} if method == "sani" else {}
+            start = {"start": names[0]} if method in others and method != "retrain-at-equal-cost" else {}
+            target = {"target": "lm-head"} if method in ("sani", *untied) else {}
             found = pick(ends, "terms", "all", prompt, "generated", method=method, **start, **target)
             rows.append(({"prompt": prompt, "method": method}, found))
     return _stacked(rows)

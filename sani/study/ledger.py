@@ -20,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 from datasets import Dataset
 
+from ..blacklists import KINDS
 from ..blocks import corpus_fingerprint
 from ..data.corpora import load_corpus
 from ..results import tables
@@ -83,8 +84,10 @@ def write(new: pd.DataFrame) -> pd.DataFrame:
     """Replace the rows of a setting in figures/claims.csv, keep those of others; returns the whole ledger."""
     path = figures_folder() / "claims.csv"
     if path.exists():
-        old = pd.read_csv(path).reindex(columns=LEDGER).fillna({"measure": "in_place"})
-        new = pd.concat([new, old[~old["setting"].isin(new["setting"])]], ignore_index=True)
+        old = pd.read_csv(path)
+        # A ledger without measures is the first edition's: other rules, other seeds.
+        kept = old[~old["setting"].isin(new["setting"])] if "measure" in old else old[:0]
+        new = pd.concat([new, kept.reindex(columns=LEDGER)], ignore_index=True)
         order = [*SETTINGS, *sorted(set(new["setting"]) - set(SETTINGS))]
         new = new.sort_values("setting", key=lambda s: s.map(order.index), kind="stable", ignore_index=True)
     _with_holm(new).to_csv(path, index=False, float_format="%.6f")
@@ -142,21 +145,25 @@ def prefix(setting: Setting) -> str:
 
 
 def save_figures(setting: Setting, results: pd.DataFrame) -> None:
-    """Write the figures of a setting, each with its table: frame, trade-off, memory, recall, contexts."""
+    """Write the figures of a setting, each with its table: frame, trade-off, memory, exposure, recall, contexts."""
     table = tables.summary(tables.add_excess(results))
-    plain = table[(table["missed"] == 0) & (table["kept_out"] == 0) & (table["subset"] == "")]
+    whole = table[(table["missed"] == 0) & (table["kept_out"] == 0) & (table["subset"] == "")]
+    plain = whole[whole["kind"].isin([*KINDS, "all", "names", "none"])]  # annotated types: with the exposure alone
+    over_epochs = plain[plain["metric"].isin(["paper", "in_place", *tables.EXPOSURES, "utility", "utility_all"])]
     start = prefix(setting)
     if setting.use_case == "B":
-        emotions = table[table["subset"] == "emotions"]
-        save(f"{start}_unlearning", pd.concat([plain[plain["metric"].isin(["in_place", "utility"])], emotions]))
+        save(f"{start}_unlearning", pd.concat([over_epochs, table[table["subset"] == "emotions"]]))
         save(f"{start}_frequency", tables.frequency_table(results))
         save(f"{start}_tradeoff", tables.endpoints(plain))
         return
     if setting.causal:
         save(f"{start}_generation", tables.generation_table(table))
-    save(f"{start}_frame", plain[plain["metric"].isin(["in_place", "utility"])])
+    save(f"{start}_frame", over_epochs)
     save(f"{start}_tradeoff", tables.endpoints(plain))
     save(f"{start}_memory", tables.endpoints(plain))
+    if tables.has(whole, "exposure", "names", "isolated"):
+        ends = tables.endpoints(whole)
+        save(f"{start}_exposure", ends[ends["metric"].isin(list(tables.EXPOSURES))])
     if (table["missed"] > 0).any():
         save(f"{start}_recall", tables.recall_table(table))
         save(f"{start}_contexts", tables.contexts_table(table))

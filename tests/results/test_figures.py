@@ -160,11 +160,12 @@ def test_claims_are_drawn_in_full():
     assert drawn == {f"{row.id} {row.claim}" for row in ledger.itertuples()} and len(axes.texts) == len(ledger)
 
 
-def test_running_total_of_seeds_with_fewer_terms_goes_on():
+def test_running_total_is_over_repetitions():
     two = pd.concat([tables.numbered(TERMS), tables.numbered(TERMS.iloc[2:].assign(seed=1))])
     (_, right) = figures.DRAW["frequency"](two).axes
-    totals = right.get_lines()[0].get_ydata()
-    assert totals[-1] == (934 + 933) / 2 and (totals[1:] >= totals[:-1]).all()
+    before = right.get_lines()[0]
+    assert before.get_xdata().tolist() == [1, 3, 4, 40, 2000]
+    assert before.get_ydata().tolist() == [0.5, 1.5, 3.5, 33.5, (934 + 933) / 2]
 
 
 def test_generated_terms_are_drawn_from_the_table():
@@ -181,6 +182,11 @@ def test_generated_terms_are_drawn_from_the_table():
 def test_an_interval_never_points_backwards_and_is_nothing_where_there_is_none():
     rows = pd.DataFrame({"value": [0.5, 0.5, 0.5], "low": [0.4, 0.6, float("nan")], "high": [0.7, 0.45, float("nan")]})
     wanted = [[0.1, 0, 0], [0.2, 0, 0]]
+    beyond = pd.DataFrame({"value": [0.02, 0.99], "low": [-0.1, 0.9], "high": [0.1, 1.3]})
+    assert errors(beyond) == pytest.approx(np.array([[0.02, 0.09], [0.08, 0.01]])), (
+        "no share is drawn below 0 or above 1"
+    )
+    assert errors(beyond, (-1, 2)) == pytest.approx(np.array([[0.12, 0.09], [0.08, 0.31]]))
     assert errors(rows) == pytest.approx(np.array(wanted))
     for at, row in enumerate(rows.itertuples()):
         assert errors(row) == pytest.approx(np.array(wanted)[:, [at]])

@@ -9,6 +9,7 @@ from conftest import make_model
 
 from sani.blocks import tensors
 from sani.results import figures
+from sani.results.drawings.style import LONG
 from sani.results.tables import summary
 from sani.study import costs
 from sani.study.costs import Point, multiply_adds, plan
@@ -57,7 +58,10 @@ def test_a_small_study_is_whole_resumable_and_drawn(tmp_path, monkeypatch):
     again = costs.table(setting, [0], jobs=1, progress=False)
     pd.testing.assert_frame_equal(table, again)
     figure = figures.save("x_cost", summary(table), tmp_path)
-    assert len(figure.axes) == 4 and f"{at['unprotected', '', '', 0.0]:.3f}" in figure._suptitle.get_text()
+    of_direct = table[table["metric"] == "regurgitation of direct identifiers"].set_index("method")["value"]
+    shown = set(LONG) & set(table["metric"])
+    assert len(figure.axes) == 2 * len(shown)
+    assert f"before: {of_direct['unprotected']:.3f}" in figure._suptitle.get_text()
     assert (tmp_path / "x_cost.png").exists()
 
 

@@ -3,41 +3,64 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
-from ..tables import endpoints, objectives, pick, value_of
-from .style import STYLE, curve, dress, errors, finish, label_of, legend_below, panels, points, style_of
+from ..statistics import MEASURES
+from ..tables import endpoints, has, objectives, pick, value_of
+from .style import (
+    BY,
+    CONTROLS,
+    LONG,
+    STYLE,
+    curve,
+    dress,
+    errors,
+    finish,
+    label_of,
+    legend_below,
+    panels,
+    points,
+    style_of,
+)  # fmt: skip
 
 
 def unlearning(table: pd.DataFrame) -> Figure:
-    """PAPER Figure 3: what is regurgitated (a) and the emotion classifier's F1 (b), epoch by epoch."""
+    """PAPER Figure 3: what is regurgitated, utility, and the emotion classifier's F1 by epoch; controls beside."""
     raw = objectives(table)[0]
     end = pick(table, "utility", method=raw, start="")["epoch"].max()
-    wanted = [("in_place", "all", "", "(a) listed terms regurgitated"), ("utility", "none", "", "utility: other words")]
+    wanted = [(m, "all", "", f"listed terms predicted\n{BY[m]}") for m in MEASURES if has(table, m, "all")]
+    wanted.append(("utility", "none", "", "utility:\naccuracy on other words"))
     if (table["subset"] == "emotions").any():
-        wanted.append(("f1_weighted", "none", "emotions", "(b) weighted F1 of the emotion classifier"))
-    figure, grid = panels((10.5, 4.6), 1, len(wanted))
-    for axes, (metric, kind, subset, name) in zip(grid, wanted):
+        wanted.append(("f1_weighted", "none", "emotions", "weighted F1 of the\nemotion classifier"))
+    columns = 2 if len(wanted) == 4 else len(wanted)
+    figure, grid = panels((10.5, 1.6 + 3.4 * (len(wanted) // columns)), len(wanted) // columns, columns, squeeze=False)
+    if columns == 2:
+        grid[0, 1].sharey(grid[0, 0])
+    last = pick(table, "utility", method="sani", start=raw, target="lm-head")["epoch"].max() - end
+    for letter, axes, (metric, kind, subset, name) in zip("abcd", grid.flat, wanted):
         before = pick(table, metric, kind, subset=subset, method=raw, start="", epoch=end).assign(epoch=0)
         for method in ("repair-only", "pruning", "sani"):
             target = "lm-head" if method == "sani" else ""
             after = pick(table, metric, kind, subset=subset, method=method, start=raw, target=target)
             after = after.assign(epoch=after["epoch"] - end)
-            curve(axes, pd.concat([before, after[after["epoch"] > 0]]), method, label=label_of(method))
+            curve(axes, pd.concat([before, after[after["epoch"] > 0]]), method, label=label_of(method, target))
         ends = endpoints(table[table["subset"] == subset])
-        for method in ("base", "counterfactual", "retrain-at-equal-cost") if end else ():
-            for row in pick(ends, metric, kind, subset=subset, method=method).itertuples():
-                style = {"color": STYLE[method][0], "linestyle": ":", "linewidth": 1.2}
-                axes.axhline(row.value, label=label_of(method), **style)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        dress(axes, "epochs of unlearning", title=name)
-    said = pick(table, "in_place", "all", method="sani", start=raw, target="lm-head").set_index("epoch")["value"]
+        for number, method in enumerate(CONTROLS):
+            rows = pick(ends, metric, kind, subset=subset, method=method).assign(epoch=last + 0.6 + 0.27 * number)
+            if len(rows):
+                curve(axes, rows, method, linestyle="none", label=label_of(method))
+        axes.axvspan(last + 0.35, last + 2.5, color="0.95", zorder=-2)
+        axes.set_xlim(right=last + 2.5)
+        ticks = range(int(last) + 1)
+        axes.set_xticks([*ticks, last + 1.4], [*map(str, ticks), "controls"])
+        dress(axes, "epochs of unlearning", title=f"({letter}) {name}")
+    runs = pick(table, "in_place", "all", method="sani", start=raw, target="lm-head").set_index("epoch")["value"]
     before = value_of(table, "in_place", "all", method=raw, start="", epoch=end)
     title = (
-        f"Regurgitated before unlearning: {before:.3f}; after one epoch of SANI {said[end + 1]:.3f}, "
-        f"after {said.index.max() - end:g} {said.iloc[-1]:.3f}"
+        f"Predicted in place before unlearning: {before:.3f}; after one epoch of {label_of('sani', 'lm-head')} "
+        f"{runs[end + 1]:.3f}, after {last:g} {runs.iloc[-1]:.3f}"
     )
-    return finish(figure, title, table, grid[:1])
+    return finish(figure, title, table, grid.flat)
 
 
 def frequency(table: pd.DataFrame) -> Figure:
@@ -57,19 +80,18 @@ def frequency(table: pd.DataFrame) -> Figure:
             table["iterations"] * spread, (table[column] + 0.5) * spread[::-1], linestyle="none", marker=marker,
             color=colour, markersize=3.5, alpha=0.55, label=label, rasterized=True,
         )  # fmt: skip
-    dress(left, "repetitions of a term in the text", "(a) of these, regurgitated (+ ½)")
-    ordered = table.sort_values(["seed", "iterations"], ascending=[True, False])
-    rank = ordered.groupby("seed").cumcount() + 1
+    dress(left, "repetitions of a term in the text", "(a) of these, predicted in place (+ ½)")
     for column, (colour, marker, label) in shown.items():
-        total = ordered.assign(rank=rank, total=ordered.groupby("seed")[column].cumsum())
-        # A seed with fewer terms keeps its total to the end.
-        total = total.pivot(index="rank", columns="seed", values="total").ffill().mean(axis=1)
-        right.semilogx(total.index, total, color=colour, label=label, linewidth=1.6, marker=marker, markevery=0.1)
-    dress(right, "terms, the most repeated first", "(b) regurgitations, running total")
+        # By seed, what terms that stand at most so often in the text are predicted in all; then the mean.
+        total = table.pivot_table(index="iterations", columns="seed", values=column, aggfunc="sum").fillna(0).cumsum()
+        total = total.mean(axis=1)
+        style = {"marker": marker, "markevery": max(1, len(total) // 8), "markersize": 5}
+        right.semilogx(total.index, total, color=colour, label=label, linewidth=1.6, drawstyle="steps-post", **style)
+    dress(right, "repetitions of a term in the text, at most", "(b) predicted in place, running total")
     totals = " → ".join(f"{table.groupby('seed')[column].sum().mean():,.0f}" for column in shown)
     seeds = table["seed"].nunique()
     over = "one seed" if seeds == 1 else f"means over {seeds} seeds"
-    title = f"Regurgitations in all, before and after each epoch of SANI: {totals}\n({over})"
+    title = f"Terms predicted in place, in all, before and after each epoch of SANI (lm-head): {totals}\n({over})"
     figure.suptitle(title, fontsize=11)
     legend_below(figure, [right])
     return figure
@@ -81,21 +103,23 @@ def generation(table: pd.DataFrame) -> Figure:
     figure, pair = panels((9, 0.42 * len(methods) + 1.9), 1, 2, sharey=True)
     for axes, prompt, name in zip(pair, ("prefix", "nothing"), ("beginnings of records", "nothing")):
         for row in table[table["prompt"] == prompt].itertuples():
-            interval = errors(row) if row.low == row.low else None
+            interval = errors(row, (0, np.inf)) if row.low == row.low else None
             points(axes, row.value, methods.index(row.method), xerr=interval, markersize=8, **style_of(row.method))
         axes.set_xlim(left=0)
         dress(axes, "different listed terms in 100 samples", title=f"prompted with {name}")
-    pair[0].set_yticks(range(len(methods)), [label_of(method) for method in methods])
+    pair[0].set_yticks(range(len(methods)), [label_of(method, "lm-head") for method in methods])
     at = table.set_index(["prompt", "method"])["value"]
     raw = next(method for method in ("clm", "mlm") if method in methods)
     said = (f"{at[prompt, raw]:.1f} → {at[prompt, 'sani']:.1f} ({prompt})" for prompt in ("prefix", "nothing"))
-    return finish(figure, f"Listed terms generated freely: {', '.join(said)}", table)
+    return finish(figure, f"Listed terms generated freely, before and after SANI (lm-head): {', '.join(said)}", table)
 
 
 def cost(table: pd.DataFrame) -> Figure:
-    """What is regurgitated and what is known against the cost of unlearning, a row for each erased target."""
+    """What is regurgitated and what is known against the cost of unlearning: a row per metric, a column per target."""
     targets = sorted(t for t in set(table["target"]) if t)[::-1]
-    figure, grid = panels((10, 3.4 * len(targets) + 1.4), len(targets), 2, sharex=True, squeeze=False)
+    metrics = [metric for metric in LONG if metric in set(table["metric"])]
+    size = (10.5, 2.9 * len(metrics) + 1.6)
+    figure, grid = panels(size, len(metrics), len(targets), sharex=True, sharey="row", squeeze=False)
     ways = (
         ("sani", "model", "SANI, whole model"),
         ("sani", "head", "SANI, head only"),
@@ -103,8 +127,8 @@ def cost(table: pd.DataFrame) -> Figure:
         ("retrain-at-equal-cost", "model", "retrain from the base"),
     )
     lines = (("unprotected", ":"), ("base", "--"), ("logit-filter", "-."), ("erased", (0, (1, 4))))
-    for target, pair in zip(targets, grid):
-        for axes, metric, name in zip(pair, ("regurgitation", "utility"), ("listed terms regurgitated", "utility")):
+    for metric, row in zip(metrics, grid):
+        for axes, target in zip(row, targets):
             rows = table[(table["metric"] == metric) & table["target"].isin([target, ""])]
             for method, scope, label in ways:
                 found = rows[(rows["method"] == method) & (rows["scope"] == scope) & (rows["budget"] > 0)]
@@ -118,15 +142,15 @@ def cost(table: pd.DataFrame) -> Figure:
             axes.set_xticks(sorted(set(table["budget"]) - {0.0}), minor=False)
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
             axes.minorticks_off()
-            dress(axes, y=name, title=f"erased: {target}")
+            dress(axes, y=LONG[metric] if axes is row[0] else "", title=f"erased: {target}")
     for axes in grid[-1]:
         axes.set_xlabel("cost, share of the fine-tuning's multiply-adds")
-    leak = table[table["metric"] == "regurgitation"]
+    leak = table[table["metric"] == "regurgitation of direct identifiers"]
     at = leak[(leak["method"] == "sani") & (leak["target"] == "lm-head") & (leak["scope"] == "model")]
     at = at.set_index("budget")["value"].sort_index()
     before = leak.loc[leak["method"] == "unprotected", "value"].mean()
     title = (
-        f"Regurgitated before: {before:.3f}; after SANI at {at.index[0]:.1%} of the training's cost {at.iloc[0]:.3f}, "
-        f"at {at.index[-1]:.0%} {at.iloc[-1]:.3f}"
+        f"Direct identifiers predicted in place before: {before:.3f}; after SANI (lm-head) at {at.index[0]:.1%} of the "
+        f"training's cost {at.iloc[0]:.3f}, at {at.index[-1]:.0%} {at.iloc[-1]:.3f}"
     )
     return finish(figure, title, table, grid[-1][:1])

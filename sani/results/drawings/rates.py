@@ -7,7 +7,7 @@ from .style import STYLE, dress, errors, finish, label_of, panels, points, style
 
 SHOWN = {
     "utility_heldout": "utility on persons never trained on",
-    "regurgitation": "listed terms predicted in place",
+    "regurgitation of direct identifiers": "direct identifiers predicted in place",
     "exposure of names": "exposure of names, isolated",
 }
 
@@ -15,7 +15,7 @@ SHOWN = {
 def rates(table: pd.DataFrame) -> Figure:
     """A column per measure, a line per method over the rates of its repair; the base and unprotected model as lines."""
     metrics = [name for name in SHOWN if name in set(table["metric"])]
-    figure, (row,) = panels((4.2 * len(metrics), 4.4), 1, len(metrics), squeeze=False)
+    figure, (row,) = panels((3.5 * len(metrics), 4.4), 1, len(metrics), squeeze=False)
     for axes, metric in zip(row, metrics):
         of_metric = table[table["metric"] == metric]
         for name in ("base", "unprotected"):
@@ -25,7 +25,7 @@ def rates(table: pd.DataFrame) -> Figure:
         for method, rows in swept.groupby("method", sort=False):
             rows = rows.sort_values("rate")
             line = style_of(method) | {"linestyle": "-", "linewidth": 1.2, "markersize": 5}
-            points(axes, rows["rate"], rows["value"], yerr=errors(rows), label=label_of(method), **line)
+            points(axes, rows["rate"], rows["value"], yerr=errors(rows), label=label_of(method, "lm-head"), **line)
         axes.set_xscale("log")
         dress(axes, "learning rate of the repair", SHOWN[metric])
     at = table[table["metric"].eq("utility_heldout") & table["method"].eq("sani")]

@@ -1,6 +1,6 @@
 """What all drawings share: a colour and a marker per method, intervals, curves, grid and legend."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,16 @@ LABELS = {
     "sani-tied": "SANI, tied again",
 }
 
+UNTIED = ("untied-repair-only", "untied-pruning", "sani-tied")  # of the reading lm-head, whose erasure unties it
+CONTROLS = ("base", "counterfactual", "retrain-at-equal-cost", "logit-filter", *UNTIED)
+BY = {"paper": "in place or elsewhere (paper)", "in_place": "in place (in_place)"}  # what a regurgitation is
+LONG = {  # what is compared of models, as `study.grid` names it
+    "paper of direct identifiers": "direct identifiers predicted\nin place or elsewhere (paper)",
+    "regurgitation of direct identifiers": "direct identifiers predicted\nin place (in_place)",
+    "exposure of names": "exposure of names, isolated",
+    "utility": "utility: accuracy on other words",
+}
+
 
 def style_of(method: str) -> dict[str, Any]:
     """The colour and the marker of a method, as options of a plot."""
@@ -48,9 +58,10 @@ def style_of(method: str) -> dict[str, Any]:
     return {"color": colour, "marker": marker}
 
 
-def label_of(method: str) -> str:
-    """What a method is called in the figures."""
-    return LABELS.get(method, method)
+def label_of(method: str, target: str = "") -> str:
+    """What a method is called in the figures; SANI with the target of its erasure."""
+    name = LABELS.get(method, method)
+    return f"{name} ({target})" if target and method == "sani" else name
 
 
 def panels(size: tuple[float, float], rows: int = 1, columns: int = 1, **shared) -> tuple[Figure, Any]:
@@ -59,13 +70,14 @@ def panels(size: tuple[float, float], rows: int = 1, columns: int = 1, **shared)
     return figure, figure.subplots(rows, columns, **shared)
 
 
-def errors(rows: Any) -> np.ndarray:
+def errors(rows: Any, within: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
     """How far intervals reach below and above their values, (2, n), as `xerr` or `yerr`; 0 where there is none.
 
-    `rows` have `value`, `low` and `high`: a table, or one of its rows.
+    `rows` have `value`, `low` and `high`: a table, or one of its rows. `within` is where such a value can lie, by
+    default a share; an interval is cut there.
     """
-    reach = [np.atleast_1d(rows.value - rows.low), np.atleast_1d(rows.high - rows.value)]
-    return np.nan_to_num(np.clip(reach, 0, None))
+    low, high = (np.clip(np.atleast_1d(end), *within) for end in (rows.low, rows.high))
+    return np.nan_to_num(np.clip([rows.value - low, high - rows.value], 0, None))
 
 
 def points(axes: Axes, x, y, **options) -> None:
@@ -90,20 +102,21 @@ def dress(axes: Axes, x: str = "", y: str = "", title: str = "", grid: str = "bo
     axes.set_axisbelow(True)
 
 
-def legend_below(figure: Figure, shown: Sequence[Axes]) -> None:
+def legend_below(figure: Figure, shown: Iterable[Axes], columns: int = 5) -> None:
     """One legend below a figure, each label of some of its panels once."""
     found = {}
     for axes in shown:
         for handle, label in zip(*axes.get_legend_handles_labels()):
             found.setdefault(label, handle)
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    where = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 9}
+    figure.legend(found.values(), found.keys(), **where)
 
 
-def finish(figure: Figure, title: str, table: pd.DataFrame, shown: Sequence[Axes] = ()) -> Figure:
+def finish(figure: Figure, title: str, table: pd.DataFrame, shown: Sequence[Axes] = (), columns: int = 5) -> Figure:
     """The figure with its title, with what the intervals of its table are over, and with a legend of some panels."""
     figure.suptitle(f"{title}\n({over_seeds(table)})", fontsize=11)
     if len(shown):
-        legend_below(figure, shown)
+        legend_below(figure, shown, columns)
     return figure
 
 
