@@ -1,5 +1,6 @@
 """SANI: make a language model forget a blacklist of terms (arXiv 2510.21322), an independent replication."""
 
+# ruff: noqa: F401
 import os
 
 # OpenMP's threads wait by spinning: for long beside other processes, a step then waits for a partner that is not
@@ -11,7 +12,7 @@ from .blacklists import Blacklist
 from .blocks import encode
 from .data.corpora import load_corpus
 from .data.surrogates import counterfactual, pseudonymize
-from .erasure import erase, prune
+from .erasure import erase
 from .evaluation import Report, evaluate
 from .masking import DataCollatorForPPCLM, DataCollatorForPPMLM
 from .models import load_model
@@ -19,20 +20,3 @@ from .sanitizing import sanitize
 from .training import fine_tune, repair
 
 __version__ = "0.1.0"
-__all__ = [
-    "Blacklist",
-    "DataCollatorForPPCLM",
-    "DataCollatorForPPMLM",
-    "Report",
-    "counterfactual",
-    "encode",
-    "erase",
-    "evaluate",
-    "fine_tune",
-    "load_corpus",
-    "load_model",
-    "prune",
-    "pseudonymize",
-    "repair",
-    "sanitize",
-]

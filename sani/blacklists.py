@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from .matching import KINDS, WORD, Finder, Hit, Key, Rules, fold
-from .runs import fingerprint, replacing
+from .runs import checked, fingerprint, one_of, replacing
 from .selection import AMBIGUOUS, Selection, common_words, is_number, outside, pieces
 
 
@@ -33,7 +33,7 @@ class Blacklist:
         self, terms: Iterable[str] = (), kind: str = "direct", case_sensitive: bool = False,
         whole_words: Sequence[str] = (),
     ):  # fmt: skip
-        _check_kind(kind)
+        one_of("kind", kind, KINDS)
         if isinstance(terms, str):
             raise TypeError("terms is one str, whose letters would be the terms; pass a list: Blacklist([term])")
         self.rules = Rules(case_sensitive, whole_words)
@@ -52,10 +52,9 @@ class Blacklist:
     ) -> "Blacklist":  # fmt: skip
         """Every annotated identifier of a corpus (of the given types); `options` are those of `Selection` and `Rules`.
 
-        A span of more than 12 words (a whole clause) is taken as several terms of equal length, so that each fits a
-        row.
+        A span of more than LONGEST words (a clause) is taken as several terms of equal length, so that each fits a row.
         """
-        _check_kind(default_kind)
+        one_of("default_kind", default_kind, KINDS)
         rules = _taken(Rules, options)
         chosen = Selection(ambiguous=ambiguous, **options)
         known = {span["type"] for spans in corpus["identifiers"] for span in spans}
@@ -91,27 +90,23 @@ class Blacklist:
         less than 5 % of the places where it stands is left out (`min_share=0.05`): "The", taken for a name once, would
         make every "the" untrainable. Other options are those of `Selection` and `Rules`.
         """
-        _check_kind(kind)
         options = {"ambiguous": "everywhere", "min_share": 0.05} | options
-        rules = _taken(Rules, options)
-        Selection(**options)
         spans = _data("entities").read_spans(spans, corpus, classes, threshold)
         if not any(spans):
             raise ValueError(f"no span of {classes or 'any class'} has a score of at least {threshold}")
         corpus = _data("entities").annotate(corpus, spans, kind)
-        return cls.from_annotations(corpus, default_kind=kind, **rules, **options)
+        return cls.from_annotations(corpus, default_kind=kind, **options)
 
     @classmethod
     def from_ner(
         cls, corpus: Dataset, model: str | Path = "tiny-ner", classes=None, threshold: float = 0.5,
         kind: str = "confidential", **options,
     ) -> "Blacklist":  # fmt: skip
-        """The terms that a NER model finds: `from_spans`, with its options, over `entities.find_entities`, which
-        takes the other options.
+        """The terms that a NER model finds: `from_spans` over `entities.find_entities`; `options` are those of both.
 
         Source: PAPER §2 step 1, case B: every term that `dslim/bert-base-NER` finds, of its four classes.
         """
-        _check_kind(kind)
+        one_of("kind", kind, KINDS)
         rules, selection = _taken(Rules, options), _taken(Selection, options)
         Selection(**selection)
         spans = _data("entities").find_entities(corpus, model, classes, threshold, **options)
@@ -128,15 +123,14 @@ class Blacklist:
 
         Words have at least two letters. Source: PAPER §2, reading of arXiv 2501.02407 (person–word bipartite graph).
         """
-        if not isinstance(k, int) or k < 2:
-            raise ValueError(f"k={k!r}: no word stands in the records of fewer than one person; use a whole k ≥ 2")
+        checked("k", k, int, 2)  # no word stands in the records of fewer than one person
         persons: dict[str, set[str]] = defaultdict(set)
         surface: dict[str, str] = {}
         direct: set[str] = set()
         for text, person, spans in zip(corpus["text"], corpus["person_id"], corpus["identifiers"]):
             spans = [span for span in spans if span["kind"] != "indirect"]
             direct.update(fold(word) for s in spans for word in WORD.findall(text[s["start"] : s["end"]]))
-            for word in set(WORD.findall(outside(text, spans))):
+            for word in dict.fromkeys(WORD.findall(outside(text, spans))):
                 if sum(c.isalpha() for c in word) > 1:
                     folded = fold(word)
                     surface.setdefault(folded, word)
@@ -155,29 +149,27 @@ class Blacklist:
         Those that stand inside a sentence at least `min_count` times; with `top`, the most frequent of these only.
         Source: ours; PAPER §2, step 1 has names found by a NER model.
         """
-        _check_kind(kind)
+        one_of("kind", kind, KINDS)
         Selection(min_count, top)
-        names = {
-            word: count for word, count in _data("entities").capitalized(corpus, share).items() if count >= min_count
-        }
+        found = _data("entities").capitalized(corpus, share)
+        names = sorted((word for word in found if found[word] >= min_count), key=lambda word: (-found[word], word))
         if not names:
             raise ValueError(
                 f"no word is written with a capital inside a sentence {min_count} times and almost never without; "
                 "lower min_count= or share=, or find the names with Blacklist.from_ner(corpus, model=…)"
             )
-        return cls(sorted(names, key=lambda word: (-names[word], word))[:top], kind, **rules)
+        return cls(names[:top], kind, **rules)
 
     @classmethod
     def from_file(cls, path: str | Path, kind: str = "direct", **rules) -> "Blacklist":
         """A file of one term per line, or CSV with the header `term,kind` (and `match`: everywhere or span; `type`)."""
-        _check_kind(kind)
-        blacklist = cls(**rules)
+        blacklist = cls((), kind, **rules)
         for row in _data("term_files").read_terms(path).rows:
             blacklist._add(row.term, row.kind or kind, row.match != "span", row.type or "")
         return blacklist
 
     def _add(self, term: str, kind: str, everywhere: bool = True, type_: str = "") -> Key | None:
-        _check_kind(kind)
+        one_of("kind", kind, KINDS)
         key = self.key(term)
         if key:
             new = (" ".join(term.split()), kind, everywhere, type_)
@@ -245,8 +237,8 @@ class Blacklist:
 
         Raises ValueError for a share outside [0, 1).
         """
-        if not 0 <= share < 1:
-            raise ValueError(f"share={share} is outside [0, 1)")
+        if checked("share", share, float, 0, 1) == 1:
+            raise ValueError("share=1 leaves no term")
         # By what is written, so that the draw does not hang on how words are parted to be matched.
         by_chance = sorted(self._entries, key=lambda key: fingerprint(seed, self.rules.words(self._entries[key][0])))
         return self._combine(self._empty(), by_chance[round(share * len(self)) :])
@@ -334,8 +326,3 @@ def _merged(entries: Sequence[tuple[str, str, bool, str]]) -> tuple[str, str, bo
 def _taken(kind: type, options: dict) -> dict:
     """The options that are fields of a dataclass, taken out of all of them."""
     return {field.name: options.pop(field.name) for field in fields(kind) if field.name in options}
-
-
-def _check_kind(kind: str) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"kind {kind!r} is unknown; use one of {', '.join(KINDS)}")

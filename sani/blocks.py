@@ -49,15 +49,13 @@ def encode(
     sensitive (0 none, 1 direct, 2 indirect, 3 confidential), term_ids (as in `blacklist.terms()`), record_ids
     (row of the corpus), gold (1 on annotated spans), person_ids (numbered as they come), and of listed terms type_ids
     (as in `info(blocks)["types"]`) and styles (their capitals and leading blank, as far as the tokenizer shows them);
-    −1 on special tokens and padding. Records follow each other in a row, parted by the separator token; rows for causal
-    models (tokenizers without mask token) begin with bos and so does each record in them. What the tokenizer writes
-    like a listed term counts as that term: with an uncased one that drops accents, "Jose" as "José". "[MASK]" in a text
-    is text. Blocks hold the text in clear: they lie in `run_dir`, by default `runs/blocks-<hash>`, mode 0700.
-    Of several processes (`accelerate launch`, `torchrun`), which must all call this, the main one encodes.
-    Raises TypeError for what is no corpus, tokenizer or blacklist, and ValueError, before anything is written, for a
-    slow tokenizer or one without padding token of its own, a block size out of range, a blacklist that matches nothing
-    (unless `allow_no_match`) or everything, a term longer than a row. Warns, by their number, of terms that stand
-    nowhere while others do.
+    −1 on special tokens and padding. Records in a row are parted by the separator token, those for causal models
+    (tokenizers without mask token) begin with bos. What the tokenizer writes like a listed term counts as that term:
+    with an uncased one that drops accents, "Jose" as "José". Blocks hold the text in clear: they lie in `run_dir`, by
+    default `runs/blocks-<hash>`, mode 0700. Of several processes, which must all call this, the main one encodes.
+    Raises TypeError or ValueError, before anything is written, for an unfit tokenizer, a block size out of range, a
+    blacklist that matches nothing (unless `allow_no_match`) or everything, a term longer than a row. Warns, by their
+    number, of terms that stand nowhere while others do.
     """
     checked("corpus", corpus, Dataset)
     blacklist = Blacklist() if blacklist is None else checked("blacklist", blacklist, Blacklist)
@@ -93,21 +91,17 @@ def _encoded(corpus, tokenizer, blacklist, block_size, folder, key, allow_no_mat
     return _open(folder)
 
 
-def is_causal(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer belongs to a causal model: one without a mask token."""
-    return tokenizer.mask_token_id is None
-
-
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int | None]:
     """The ids that begin a row, that part two records in it, and that end it.
 
-    In causal rows each record begins with bos (GPT-2's end of text), and nothing ends a row.
+    In causal rows (of a tokenizer without mask token) each record begins with bos (GPT-2's end of text), and nothing
+    ends a row.
     """
 
     def first(*ids):
         return next((i for i in ids if i is not None), None)
 
-    if is_causal(tokenizer):
+    if tokenizer.mask_token_id is None:
         begin = first(tokenizer.bos_token_id, tokenizer.eos_token_id)
         return begin, begin, None
     end = first(tokenizer.sep_token_id, tokenizer.eos_token_id)
@@ -143,7 +137,9 @@ def _write(corpus, tokenizer, blacklist, block_size, temporary, progress) -> dic
             carry = stream[:, bounds[-1][1] :] if bounds else stream
             bounds = [b for b in (without_separators(stream, *b) for b in bounds) if b[0] < b[1]]
             if bounds:
-                writer.write_batch(_batch(rows_of(stream, bounds, block_size, special, next_ids), schema))
+                rows = rows_of(stream, bounds, block_size, special, next_ids)
+                columns = [pa.array(list(rows[field.name]), field.type) for field in schema]
+                writer.write_batch(pa.record_batch(columns, schema=schema))
             bar.update(len(texts))
     unmatched = sum(finder.counted_as.get(i, i) not in seen for i in range(len(blacklist)))
     return totals | {"units": next_ids["unit_ids"], "unmatched": unmatched, "types": list(types.categories)}
@@ -165,12 +161,11 @@ def _batches(corpus: Dataset) -> Iterator[tuple[int, list[str], list[list[dict]]
 
 
 def _info(tokenizer, blacklist, block_size, totals) -> dict:
-    begin, _, _ = special_ids(tokenizer)
     return {
-        "causal": is_causal(tokenizer),
+        "causal": tokenizer.mask_token_id is None,
         "mask_token_id": tokenizer.mask_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": begin,
+        "bos_token_id": special_ids(tokenizer)[0],
         "unk_token_id": tokenizer.unk_token_id,
         "vocab_size": len(tokenizer),
         "tokenizer": Path(tokenizer.name_or_path).name,
@@ -180,13 +175,6 @@ def _info(tokenizer, blacklist, block_size, totals) -> dict:
         "terms": len(blacklist),
         **totals,
     }
-
-
-def _batch(rows: dict[str, np.ndarray], schema: pa.Schema) -> pa.RecordBatch:
-    count, size = rows["input_ids"].shape
-    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * size)
-    columns = [pa.ListArray.from_arrays(offsets, pa.array(rows[name].reshape(-1))) for name in schema.names]
-    return pa.RecordBatch.from_arrays([c.cast(schema.field(i).type) for i, c in enumerate(columns)], schema=schema)
 
 
 def _open(folder: Path) -> Dataset:
@@ -223,22 +211,18 @@ def tensors(blocks: Dataset, *names: str) -> dict[str, torch.Tensor]:
 def _check_tokenizer(tokenizer, block_size: int) -> None:
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(f"tokenizer is a {type(tokenizer).__name__}; load it with sani.load_model or AutoTokenizer")
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError("the tokenizer is a slow one, without offsets; load it with AutoTokenizer (use_fast)")
-    begin, separator, _ = special_ids(tokenizer)
-    if begin is None or separator is None:
-        raise ValueError(
-            "the tokenizer has no mask token, so it is taken for a causal model's, but neither has it a bos token"
-            if is_causal(tokenizer)
-            else "the tokenizer has no tokens to begin and end a row with: set its cls_token and sep_token"
-        )
-    if tokenizer.pad_token_id is None:
-        raise ValueError("the tokenizer has no padding token; load it with sani.load_model, or set its pad_token")
-    if is_causal(tokenizer) and tokenizer.pad_token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        raise ValueError(
-            "the tokenizer pads with its begin or end token, but PPCLM needs a padding token of its own; load it with "
-            "sani.load_model, which adds one"
-        )
+    causal, pad = tokenizer.mask_token_id is None, tokenizer.pad_token_id
+    no_ends = None in special_ids(tokenizer)[:2]
+    unfit = {
+        "is a slow one, without offsets; load it with AutoTokenizer (use_fast)": not tokenizer.is_fast,
+        "has no mask token, so it is taken for a causal model's, but neither has it a bos token": causal and no_ends,
+        "has no tokens to begin and end a row with: set its cls_token and sep_token": no_ends,
+        "has no padding token; load it with sani.load_model, or set its pad_token": pad is None,
+        "pads with its begin or end token; load it with sani.load_model, to have one for PPCLM": causal
+        and pad in (tokenizer.bos_token_id, tokenizer.eos_token_id),
+    }
+    if wrong := [what for what, true in unfit.items() if true]:
+        raise ValueError(f"the tokenizer {wrong[0]}")
     limit = min(tokenizer.model_max_length, 1 << 20)
     if not 8 <= block_size <= limit:
         raise ValueError(f"block_size={block_size} is out of range: 8 to {limit} (the tokenizer's model_max_length)")

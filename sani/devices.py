@@ -17,10 +17,9 @@ def processes() -> PartialState:
 
 
 def rows_at_once(model: PreTrainedModel, rows: int, length: int) -> int:
-    """How many of `rows` rows of `length` tokens a model takes at once.
+    """How many of `rows` rows of `length` tokens a model takes at once: on a CPU what caches and heap like.
 
-    On a CPU no more than its caches and the heap like: TOKENS, and more of a narrow model. What is left of the batch
-    follows; sums over it then differ by rounding.
+    The rest of a batch follows; sums over it differ by rounding.
     """
     if model.device.type != "cpu":
         return rows
@@ -29,10 +28,9 @@ def rows_at_once(model: PreTrainedModel, rows: int, length: int) -> int:
 
 @cache
 def steady_heap() -> None:
-    """Have glibc keep what a step frees for the next one, from now on in this process.
+    """Have glibc, from now on in this process, keep what a step frees for the next one.
 
-    By itself it gives it back, and the next step waits while the system clears its pages: a seventh of a step of
-    bert-base. Other C libraries are left alone.
+    It would give it back, and the next step wait for cleared pages: a seventh of a step of bert-base.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

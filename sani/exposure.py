@@ -162,7 +162,8 @@ class Ranks:
     def of_units(self) -> dict[str, np.ndarray]:
         """Exposure of every unit by context, float64 (units,); NaN where it is not scored."""
         here, found = processes(), {}
-        for context, scores in self.scores.items():
+        for context in ("visible", "isolated"):  # in every process, also in one that had no portion of it
+            scores = self._of(context)
             if here.num_processes > 1:  # each portion was one process's, and is 0 in the others
                 scores = scores.to(here.device)
                 torch.distributed.all_reduce(scores)

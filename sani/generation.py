@@ -16,8 +16,7 @@ from .runs import checked
 
 def decoding_options(model: PreTrainedModel) -> dict:
     """Options of `generate`: neither padding comes out nor what a logit filter bans; nothing ends a text early."""
-    padding, banned = model.config.pad_token_id, getattr(model, "logit_filter", None)
-    bad_words = None if banned is None else banned.sequences
+    padding, bad_words = model.config.pad_token_id, getattr(getattr(model, "logit_filter", None), "sequences", None)
     return {"pad_token_id": padding, "eos_token_id": None, "suppress_tokens": [padding], "bad_words_ids": bad_words}
 
 
@@ -40,8 +39,7 @@ def free_generation(
     Each sample goes on, by `length` tokens drawn from the `top_k` likeliest (Carlini et al. 2021, §4), from the first
     `prefix` tokens of one of the `texts`, dealt at random, or from nothing if there are none. Terms that the prefix
     holds do not count. A row per sample, int64: text (its number; −1 for nothing), hits, terms (different ones);
-    `attrs["terms"]`: different listed terms over all samples. Raises TypeError or ValueError, before any is drawn, for
-    bad arguments, a masked model, more tokens than it has positions, or if no text is as long as the prefix.
+    `attrs["terms"]`: different listed terms over all samples. Raises TypeError or ValueError before any is drawn.
     """
     check_model(model)
     checked("blacklist", blacklist, Blacklist)

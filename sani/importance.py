@@ -5,7 +5,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .erasure import NEURONS, _matrix, layers
+from .erasure import NEURONS, layers, weight_matrix
 from .models import activation_of, family
 from .predictions import check_blocks, layout, passes, portions
 from .runs import checked, one_of
@@ -13,24 +13,23 @@ from .runs import checked, one_of
 
 def magnitude(model: PreTrainedModel, target: str) -> dict[str, Tensor]:
     """The L2 norm of the weights of each neuron (n,) of a target's layers, as `scores` for `erase`."""
-    return {name: _matrix(layer).detach().norm(dim=1) for name, layer in layers(model, target).items()}
+    return {name: weight_matrix(layer).detach().norm(dim=1) for name, layer in layers(model, target).items()}
 
 
 @torch.no_grad()
 def activation(
-    model: PreTrainedModel, blocks: Dataset, target: str, batch_size: int = 32, seed: int = 0, progress: bool = True
+    model: PreTrainedModel, blocks: Dataset, target: str, batch_size: int = 32, progress: bool = True
 ) -> dict[str, Tensor]:
     """How active each neuron (n,) of a target's layers is where listed terms are predicted, relative to elsewhere.
 
     The mean absolute output (after the non-linearity, where the layer itself is followed by one) over the tokens of
-    listed terms, divided by that over the others, in one exhaustive pass; `scores` for `erase`. Source: Pochinkov and
-    Schoots, "Dissecting Language Models: Machine Unlearning via Selective Pruning" (arXiv 2403.01267), importance of
-    absolute activations.
-    Raises ValueError for blocks without a listed term, or with nothing else.
+    listed terms, divided by that over the others, in one exhaustive pass; `scores` for `erase`. Raises ValueError for
+    blocks without a listed term, or with nothing else. Source: Pochinkov and Schoots, "Dissecting Language Models:
+    Machine Unlearning via Selective Pruning" (arXiv 2403.01267), importance of absolute activations.
     """
     check_blocks(model, blocks)
     checked("batch_size", batch_size, int, 1)
-    units, causal = layout(blocks, -1 - checked("seed", seed, int, 0, 2**32 - 1)), family(model).causal
+    units, causal = layout(blocks, -1), family(model).causal
     counts, sums, outputs = torch.zeros(2, dtype=torch.float64), {}, {}
 
     def keep(name):
@@ -60,10 +59,7 @@ def activation(
 def scores_of(
     model: PreTrainedModel, blocks: Dataset, target: str, neurons: str, progress: bool = True
 ) -> dict[str, Tensor] | None:
-    """The `scores` for `erase` by which neurons are chosen: none for `random` ones.
-
-    Raises ValueError for an unknown choice.
-    """
+    """The `scores` for `erase` by which neurons are chosen: none for `random` ones. Raises ValueError for others."""
     if one_of("neurons", neurons, NEURONS) == "random":
         return None
     return magnitude(model, target) if neurons == "magnitude" else activation(model, blocks, target, progress=progress)

@@ -14,10 +14,9 @@ IGNORE = -100  # the label that PyTorch's cross-entropy skips
 
 
 def _bits(ids: Tensor, seed: int, epoch: int) -> Tensor:
-    """53 random bits for each id, int64, the same for equal (id, seed, epoch) on every device.
+    """53 random bits for each id, int64, the same for equal (id, seed, epoch) on every device and after a resume.
 
-    Counter-based (splitmix64's finaliser), so masks need no random state: a resumed, a parallel and a GPU run draw
-    the same ones.
+    Counter-based (splitmix64's finaliser), so masks need no random state.
     """
     offset = ((seed * 1_000_003 + epoch) * 0xBF58476D1CE4E5B9 + (1 << 63)) % (1 << 64) - (1 << 63)
     x = (ids * -7046029254386353131).add_(offset)
@@ -41,10 +40,7 @@ Drawn = tuple[Tensor, Tensor]  # input_ids and labels, int64 (rows, block_size);
 
 
 def mlm(rows: Mapping[str, Tensor], mask_token_id: int, seed: int, epoch: int = 0, rate: float = 0.15) -> Drawn:
-    """Mask whole words at `rate`; every masked token becomes `[MASK]`.
-
-    `rows` has input_ids and word_ids (−1 on special tokens).
-    """
+    """Mask whole words at `rate`: every token of them becomes `[MASK]`. `rows` has input_ids and word_ids."""
     return _masked(rows["input_ids"], _below(rows["word_ids"], seed, epoch, rate), mask_token_id)
 
 
@@ -64,8 +60,7 @@ def _masked(input_ids: Tensor, chosen: Tensor, mask_token_id: int) -> Drawn:
 def clm(rows: Mapping[str, Tensor], pad_token_id: int, seed: int = 0, epoch: int = 0) -> Drawn:
     """Every token of the text is a target; nothing is drawn.
 
-    Labels stand at the position of their token, as `transformers` has them: the model predicts each from the one
-    before. `rows` has input_ids and word_ids (−1 on special tokens, which are no targets).
+    Labels stand at the position of their token, as `transformers` has them. `rows` has input_ids and word_ids.
     """
     return rows["input_ids"], rows["input_ids"].masked_fill(rows["word_ids"] < 0, IGNORE)
 
@@ -73,8 +68,7 @@ def clm(rows: Mapping[str, Tensor], pad_token_id: int, seed: int = 0, epoch: int
 def ppclm(rows: Mapping[str, Tensor], pad_token_id: int, seed: int = 0, epoch: int = 0) -> Drawn:
     """As `clm`, but blacklisted tokens are neither input (the padding token stands for them) nor target.
 
-    Padding must be attention-masked too, as `fine_tune` and the collator do. `rows` has input_ids, unit_ids and
-    sensitive. Source: PAPER §2, PPCLM.
+    Padding must be `attended` too. `rows` has input_ids, unit_ids and sensitive. Source: PAPER §2, PPCLM.
     """
     listed = rows["sensitive"] > 0
     labels = rows["input_ids"].masked_fill(listed | (rows["unit_ids"] < 0), IGNORE)

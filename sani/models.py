@@ -62,10 +62,9 @@ FAMILIES = {
 
 
 def check_model(model, name: str = "model") -> None:
-    """Raise TypeError for what is no model of transformers', or is wrapped by PEFT; ValueError for unfit weights.
+    """Raise TypeError for what is no model of transformers', or is wrapped by PEFT; ValueError as `family` does.
 
-    Weights fit if they are float32 (or float64) and finite: what half precision rounds away reads as forgotten. Raises
-    what `family` raises.
+    And for weights that are not float32 (or float64), as what half precision rounds away reads as forgotten, or finite.
     """
     if hasattr(model, "peft_config"):
         raise TypeError(f"the {name} is wrapped by PEFT; fold its adapter in first: {name}.merge_and_unload()")
@@ -139,9 +138,8 @@ def shipped() -> list[str]:
 def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A language model (float32, evaluation mode) and its tokenizer: shipped name, local folder or Hub id.
 
-    Masked (BERT, RoBERTa, …) or causal (GPT-2, Llama, …), as its config.json says. A causal model whose tokenizer has
-    no padding token of its own gets one (PPCLM needs it); save the tokenizer with the model to keep it. Only
-    safetensors are read and no remote code is run.
+    A causal model whose tokenizer has no padding token of its own gets one (PPCLM needs it); save the tokenizer with
+    the model to keep it. Only safetensors are read and no remote code is run.
     Raises TypeError, ValueError or FileNotFoundError for an unknown name or architecture, files that are missing,
     damaged, pickled or do not belong together, a model without LM head, and weights that are no numbers.
     """
@@ -253,11 +251,4 @@ def untie(model: PreTrainedModel) -> PreTrainedModel:
         setattr(output, name, nn.Parameter(parameter.detach().clone()))
     model.config.tie_word_embeddings = False
     model.all_tied_weights_keys = {}
-    return model
-
-
-@torch.no_grad()
-def retie(model: PreTrainedModel) -> PreTrainedModel:
-    """Copy the input embeddings into an output matrix that was untied from them, in place."""
-    model.get_output_embeddings().weight.copy_(model.get_input_embeddings().weight)
     return model

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -83,8 +84,8 @@ def files_fingerprint(paths: Iterable[Path]) -> str:
 def code_fingerprint(*modules: str, without: str = "", package: Path = PACKAGE) -> str:
     """16 hex digits that change with the code that modules ("sani.training", …) import from the package.
 
-    Imports are followed wherever they stand, also inside functions; docstrings and comments do not count. `without`:
-    a module or a folder of the package that is left out.
+    Imports are followed wherever they stand, also inside functions, and so are texts that name a module in full, as
+    the table of methods does; docstrings and comments do not count. `without`: a module or a folder that is left out.
     """
     waiting, found = list(modules), {}
     while waiting:
@@ -108,11 +109,13 @@ def _code(module: str, package: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def imports(tree: ast.Module, inside: Sequence[str] = (), package: Path = PACKAGE) -> set[str]:
-    """The modules of the package that code imports, wherever in it; `inside`: the names of the package it stands in."""
+    """The modules of the package that code imports or names, wherever in it; `inside`: the package it stands in."""
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported.update(name.name for name in node.names)
+        if isinstance(node, ast.Constant) and re.fullmatch(r"sani(\.\w+)+", str(node.value)):
+            imported.add(node.value)
         if isinstance(node, ast.ImportFrom):
             start = inside[: len(inside) - node.level + 1] if node.level else ()
             source = ".".join([*start, *filter(None, [node.module])])
@@ -138,10 +141,9 @@ def run_folder(stage: str, module: str, **arguments) -> Path:
 
 
 def checked(name: str, value, kind: type, low=None, high=None, above=None):
-    """An argument of some kind: a number in a range if it is int or float, else of any other type; numpy's as Python's.
+    """An argument of some kind, numpy's as Python's; int will do for float, bool will not.
 
-    Raises TypeError for another kind (a bool is no number, an int will do for a float), ValueError for a number that is
-    not finite or out of range.
+    Raises TypeError for another kind, ValueError for a number that is not finite or out of range.
     """
     value = value.item() if isinstance(value, np.generic) else value
     if not isinstance(value, (int, float) if kind is float else kind) or (isinstance(value, bool) and kind is not bool):

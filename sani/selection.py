@@ -8,6 +8,7 @@ import regex
 from datasets import Dataset
 
 from .matching import WORD, Key, fold
+from .runs import checked, one_of
 
 AMBIGUOUS = ("span", "everywhere")
 LONGEST = 12  # words of an annotated span that are taken as one term
@@ -24,7 +25,7 @@ class Selection:
     places where they are matched, and all but the `top` most frequent ones (ties by the term). `ambiguous="span"`:
     short numbers and single common words ("71", "May") count only where they are annotated; a word is common if it has
     one or two letters, or if the corpus outside its annotated spans also writes it in lower case or has it more often
-    than annotated. `"everywhere"` matches them all. Raises ValueError for values out of range.
+    than annotated. `"everywhere"` matches them all. Raises TypeError or ValueError for values that are none.
     """
 
     min_count: int = 1
@@ -33,14 +34,10 @@ class Selection:
     ambiguous: str = "span"
 
     def __post_init__(self):
-        if self.ambiguous not in AMBIGUOUS:
-            raise ValueError(f"ambiguous={self.ambiguous!r} is unknown; use one of {', '.join(AMBIGUOUS)}")
-        if self.min_count < 1 or (self.top is not None and self.top < 1):
-            raise ValueError(
-                f"min_count={self.min_count}, top={self.top}: need whole numbers of at least 1 (top=None for all)"
-            )
-        if not 0 <= self.min_share <= 1:
-            raise ValueError(f"min_share={self.min_share} is outside [0, 1]")
+        one_of("ambiguous", self.ambiguous, AMBIGUOUS)
+        checked("min_count", self.min_count, int, 1)
+        checked("top", 1 if self.top is None else self.top, int, 1)
+        checked("min_share", self.min_share, float, 0, 1)
 
     def of(self, blacklist, corpus: Dataset, annotated: Mapping[Key, int]) -> list[Key]:
         """The chosen terms of a blacklist, the most often annotated first; ValueError if none is left."""
@@ -50,12 +47,9 @@ class Selection:
             most = max(annotated.values())
             raise ValueError(f"min_count={self.min_count}: no term has more than {most} spans; lower it")
         if self.min_share:
-            ids, hits = (
-                blacklist._ids,
-                Counter((h.term_id, h.gold) for hits in blacklist.find_all(corpus) for h in hits),
-            )
-            share = {k: (hits[ids[k], True], hits[ids[k], True] + hits[ids[k], False]) for k in kept}
-            kept = [key for key in kept if share[key][0] >= self.min_share * share[key][1]]
+            ids, hits = blacklist._ids, Counter((h.term_id, h.gold) for of in blacklist.find_all(corpus) for h in of)
+            gold, others = ({key: hits[ids[key], of] for key in kept} for of in (True, False))
+            kept = [key for key in kept if gold[key] >= self.min_share * (gold[key] + others[key])]
             if not kept:
                 raise ValueError(f"min_share={self.min_share}: every term stands elsewhere far more often; lower it")
         return kept[: self.top]

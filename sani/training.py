@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -27,7 +27,7 @@ from .runs import checked, named_folder, one_of
 CHECKPOINT_SECONDS = 60
 SCOPES = ("model", "head")
 STRETCH = 1 << 18  # tokens whose masks are drawn at once
-KINDS = {  # of the numbers and switches among the options: low, high, and what they must be more than
+RANGES = {  # of the numbers and switches among the options: low, high, and what they must be more than
     "epochs": (float, 0), "learning_rate": (float, None, None, 0), "batch_size": (int, 1), "seed": (int, 0, 2**32 - 1),
     "warmup": (float, 0, 1), "weight_decay": (float, 0), "temperature": (float, None, None, 0),
     "resume": (bool,), "progress": (bool,), "inplace": (bool,),
@@ -39,11 +39,19 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Options:
-    """How `fine_tune` trains. Raises TypeError or ValueError for values that fit no training."""
+    """How `fine_tune` trains. Raises TypeError or ValueError for values that fit no training.
+
+    warmup: a share of the steps. measure(model, epoch) → dict of values by metric, or a list of rows with `metric`,
+    `value` and what else names them, is called after the epochs in measure_at (0: before training). With a `run_dir`
+    the state is kept at least every minute and a rerun goes on from it, or returns the finished model (unless
+    resume=False). scope="head" trains the LM head alone, on hidden states from one exhaustive pass (tokens × width × 4
+    bytes of memory in each process). With a `teacher` (same tokenizer) the model learns what that predicts at the
+    objective's positions, not what the text has (see `distillation_loss`).
+    """
 
     objective: str
     epochs: float
-    learning_rate: float
+    learning_rate: float | None = None  # by default `default_learning_rate`
     batch_size: int = 8
     seed: int = 0
     warmup: float = 0.0
@@ -59,8 +67,9 @@ class Options:
     inplace: bool = False
 
     def __post_init__(self):
-        for name, (kind, *limits) in KINDS.items():
-            object.__setattr__(self, name, checked(name, getattr(self, name), kind, *limits))
+        for name, (kind, *limits) in RANGES.items():
+            if (value := getattr(self, name)) is not None or name != "learning_rate":
+                object.__setattr__(self, name, checked(name, value, kind, *limits))
         one_of("objective", self.objective, OBJECTIVES)
         one_of("scope", self.scope, SCOPES)
         if self.run_dir is not None:
@@ -99,24 +108,16 @@ def fine_tune(
     """Train a copy of the model on blocks and return it: AdamW, linear decay to 0, gradients clipped at norm 1.
 
     objective: `mlm` or `ppmlm`, masks redrawn each epoch from (seed, epoch); `clm` or `ppclm` for causal models; by
-    default the family's unprotected one. epochs: a fraction stops inside the last one. Keywords are the fields of
-    `Options`: learning_rate, by default 1e-4 scaled from width 768; batch_size=8; seed=0; weight_decay=0.0; warmup=0.0,
-    a share of the steps; progress=True; inplace=False. measure(model, epoch) → dict of values by metric, or a list of
-    rows with `metric`, `value` and what else names them, is called after the epochs in measure_at (0 = before
-    training). With a `run_dir` the state is kept at least every minute and a rerun goes on from it, or returns the
-    finished model (unless resume=False); the folder then holds model/, params.yaml, metrics.parquet, provenance.json.
-    scope="head" trains the LM head alone, on hidden states that each process keeps from one exhaustive pass (7 forward
-    passes; tokens × width × 4 bytes of memory). With a `teacher` (same tokenizer) the model is distilled: at the
-    objective's positions it learns what the teacher predicts there, not what the text has; both at `temperature` (2.0),
-    the loss times its square (Hinton et al. 2015, §2). Under `accelerate launch` or `torchrun` every process must call
-    this; they share each batch, and its loss is the mean over all their targets.
+    default the family's unprotected one. epochs: a fraction stops inside the last one. Keywords: the fields of
+    `Options`. Under `accelerate launch` or `torchrun` every process must call this; they share each batch, and its loss
+    is the mean over all their targets.
     Raises, before any training, TypeError or ValueError for bad arguments and a damaged or foreign `run_dir`,
     BlockingIOError for one that another process works in; then NonFiniteLoss. Source: PAPER §4.
     """
     check_model(model)
-    if keywords.get("learning_rate") is None:
-        keywords["learning_rate"] = default_learning_rate(model)
     options = Options(objective or objective_of(model), epochs, **keywords)
+    if options.learning_rate is None:
+        options = replace(options, learning_rate=default_learning_rate(model))
     columns = _columns(model, blocks, options)
     steady_heap()
     here, accelerator = processes(), Accelerator()
@@ -145,9 +146,8 @@ def repair(
 ) -> PreTrainedModel:
     """Repair a model after erasure: `fine_tune` with a fresh AdamW and learning rate (PAPER §2, step 3).
 
-    objective: by default `ppmlm`, or `ppclm` for causal models. Takes every keyword of `fine_tune`; 13 epochs are the
-    paper's 20 % of 64. scope="head" repairs the LM head alone, for the targets `lm-head` and `head-transform`: the
-    erased neurons of a block stay as they are.
+    objective: by default `ppmlm`, or `ppclm` for causal models; keywords as in `fine_tune`. 13 epochs are the paper's
+    20 % of 64. scope="head" fits the targets `lm-head` and `head-transform`: a block's neurons stay as they are.
     """
     return fine_tune(model, blocks, objective or objective_of(model, spares=True), epochs, **keywords)
 
@@ -305,14 +305,11 @@ def _columns(model: PreTrainedModel, blocks: Dataset, options: Options) -> dict[
     if causal != family(model).causal:
         fitting = " or ".join(name for name, o in OBJECTIVES.items() if o.causal != causal)
         raise ValueError(f"objective {options.objective!r} is not for a {model.config.model_type}; use {fitting}")
-    readers = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
-    for who, reader in readers.items():
-        check_blocks(reader, blocks, who)
-        if reader.config.vocab_size != model.config.vocab_size:
-            raise ValueError(
-                f"the teacher knows {reader.config.vocab_size} tokens, the model {model.config.vocab_size}; distilling "
-                "needs one tokenizer for both"
-            )
+    check_blocks(model, blocks)
+    if teacher is not None:
+        check_blocks(teacher, blocks, "teacher")
+        if (known := teacher.config.vocab_size) != (own := model.config.vocab_size):
+            raise ValueError(f"the teacher knows {known} tokens, the model {own}; they need one tokenizer")
     if spares and not info["terms"]:
         raise ValueError(
             f"{options.objective} spares listed terms, but these blocks list none, so it would train on every secret: "

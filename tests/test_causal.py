@@ -23,6 +23,7 @@ from sani.blocks import info, tensors
 from sani.erasure import layers, targets
 from sani.generation import free_generation
 from sani.masking import IGNORE, DataCollatorForPPCLM, clm, ppclm
+from sani.methods.pruning import prune
 from sani.models import FAMILIES, PAD, is_causal, logits_at
 from sani.study.probes import bare_prompts
 
@@ -319,7 +320,7 @@ def test_erasure_resets_half_of_the_neurons_and_nothing_else(loaded, kind, targe
 
 def test_pruning_reaches_conv1d(loaded):
     model, _ = loaded
-    pruned = sani.erasure.prune(model)
+    pruned = prune(model)
     output = model.get_output_embeddings().weight
     assert torch.equal(pruned.get_output_embeddings().weight, output)
     for name, layer in layers(pruned, "last-block").items():

@@ -19,10 +19,11 @@ from transformers import (
 )
 
 import sani
-from sani import Blacklist, encode, erase, evaluate, importance, prune, sanitize
+from sani import Blacklist, encode, erase, evaluate, importance, sanitize
 from sani.blocks import tensors
 from sani.erasure import FILLS, NEURONS, TARGETS, block_targets, layers
 from sani.importance import activation, magnitude
+from sani.methods.pruning import prune
 
 
 def make_distilbert():
@@ -342,6 +343,6 @@ def test_bad_input_is_named(call, message):
 )
 def test_bad_kinds_are_named_and_nothing_is_erased(call, message, monkeypatch):
     monkeypatch.setattr(sani.erasure, "clone", None)
-    monkeypatch.setattr(sani.erasure, "_reset", None)
+    monkeypatch.setattr(sani.erasure, "reset", None)
     with pytest.raises(TypeError, match=re.escape(message)):
         call(make_model(40))

@@ -13,6 +13,7 @@ import pytest
 from sani import __main__ as command_line
 from sani import runs
 from sani.runs import LOCK, PACKAGE, alone, checked, code_fingerprint, made, private_folder, unfinished
+from sani.sanitizing import METHODS
 
 STAGES = ("sani.training", "sani.study.runs", "sani.study.costs", "sani.results.figures")
 
@@ -61,6 +62,12 @@ def test_an_edit_in_training_changes_what_depends_on_it_and_no_drawing(copy):
     assert changed_by(copy, "training.py", appended) == set(STAGES) - {"sani.results.figures"}
 
 
+def test_an_edit_of_a_method_changes_the_runs_of_a_study_though_it_is_found_by_name(copy):
+    for method in METHODS.values():
+        file = method.module.removeprefix("sani.").replace(".", "/") + ".py"
+        assert changed_by(copy, file, appended) == {"sani.study.runs", "sani.study.costs"}, file
+
+
 @pytest.mark.parametrize("file", ["demo/answers.py", "results/figures.py", "results/tables.py"])
 def test_demo_and_results_change_no_training(copy, file):
     assert changed_by(copy, file, appended) <= {"sani.results.figures"}
@@ -86,11 +93,12 @@ def test_imports_are_followed_wherever_they_stand(tmp_path):
         "room/two.py": "from ..three import h\n\ndef g():\n    return h\n",
         "three.py": "h = 1\n",
         "four.py": "import sani.three\n",
+        "named.py": "METHODS = {'f': 'sani.three'}\n",
         "apart.py": "import os\n",
     }
     for name, text in files.items():
         (package / name).write_text(text, encoding="utf-8")
-    stages = ("sani.one", "sani.four", "sani.apart")
+    stages = ("sani.one", "sani.four", "sani.named", "sani.apart")
 
     def now():
         runs._code.cache_clear()
@@ -98,7 +106,7 @@ def test_imports_are_followed_wherever_they_stand(tmp_path):
 
     before = now()
     (package / "three.py").write_text("h = 2\n", encoding="utf-8")
-    assert [a != b for a, b in zip(before, now())] == [True, True, False]
+    assert [a != b for a, b in zip(before, now())] == [True, True, True, False]
     whole, less = (code_fingerprint("sani.one", without=w, package=package) for w in ("", "sani.room"))
     assert whole != less
 

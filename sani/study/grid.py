@@ -1,7 +1,6 @@
 """A grid of points, each measured in a run folder of its own, spread over processes."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -29,22 +28,26 @@ Found = dict[str, tuple[float, ...]]  # by metric: its value, and low and high o
 def side_by_side(work: Callable, waves: Iterable[Sequence[tuple]], jobs: int) -> Iterator[tuple[tuple, object]]:
     """Each task and what work(*task) returned, wave after wave, in `jobs` processes.
 
-    0 jobs are one per core, or one where there is a GPU; models as small as the notebooks' gain more from a second
-    process than from a second thread.
+    0 jobs are one per core, or one where there is a GPU. Each has one thread of PyTorch, as models as small as the
+    notebooks' gain more from a second process, and as sums over threads differ in bits: what is trained does not
+    depend on how many went side by side.
     """
     waves, jobs = list(filter(None, waves)), checked("jobs", jobs, int, 0) or usual_jobs()
     with ExitStack() as stack:
         each = map
         if jobs > 1 < sum(map(len, waves)):
-            threads, spawn = max(1, (os.cpu_count() or 1) // jobs), multiprocessing.get_context("spawn")
-            each = stack.enter_context(ProcessPoolExecutor(jobs, spawn, _start, (threads,))).map
+            spawn = multiprocessing.get_context("spawn")
+            each = stack.enter_context(ProcessPoolExecutor(jobs, spawn, _start)).map
+        else:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)
         for wave in waves:
             yield from zip(wave, each(work, *zip(*wave)))
 
 
-def _start(threads: int) -> None:
+def _start() -> None:
     disable_progress_bar()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
 
 
 def table_of(

@@ -86,14 +86,15 @@ def test_a_setting_replaces_its_own_rows_only(tmp_path, monkeypatch):
     assert len(again) == len(both) and set(again.loc[again["setting"] == "court", "verdict"]) == {"undecided"}
 
 
-def test_rows_of_the_first_edition_are_kept_as_told_in_place(home):
+def test_the_first_edition_is_not_mixed_with_the_second(home):
     (home / "figures").mkdir(parents=True)
     old = verdicts(made_up(), TINY, DELTAS).query("measure == 'in_place'").assign(setting="court")
     old.drop(columns=["measure", "p", "holm"]).to_csv(home / "figures" / "claims.csv", index=False)
-    table = ledger.write(verdicts(made_up(), TINY, DELTAS))
-    assert list(table.columns) == LEDGER
-    court = table[table["setting"] == "court"]
-    assert len(court) == len(old) and set(court["measure"]) == {"in_place"} and court["holm"].isna().all()
+    new = verdicts(made_up(), TINY, DELTAS)
+    table = ledger.write(new)
+    assert list(table.columns) == LEDGER and set(table["setting"]) == {TINY.name} and len(table) == len(new)
+    table = ledger.write(new.assign(setting="court"))  # of this edition the other settings are kept
+    assert set(table["setting"]) == {TINY.name, "court"} and len(table) == 2 * len(new)
 
 
 def test_bad_arguments_end_before_any_work(capsys):
@@ -110,7 +111,7 @@ def test_bad_arguments_end_before_any_work(capsys):
 @pytest.mark.parametrize(
     ("text", "options", "said"),
     [
-        ('{"text": "Ann was seen.", "record_id": "%d"}', [], "4 records to train on by seed 0, none has annotated"),
+        ('{"text": "Ann was seen.", "record_id": "%d"}', [], "4 records to train on by seed 10, none has annotated"),
         ('{"text": "Ann was seen.", "person_id": "p", "record_id": "%d"}', [], "1 persons"),
         ("", [], "empty"),
         ("", ["--jobs", "-1"], "-1 is no whole number from 0 on"),
@@ -165,7 +166,7 @@ def test_the_command_makes_runs_ledger_figures_and_tables(home, monkeypatch, cap
     assert "C1" in (home / "figures" / "README.md").read_text(encoding="utf-8")
     names = {f"use_case_a_{kind}.{end}" for kind in ("frame", "tradeoff", "memory", "recall", "contexts")
              for end in ("csv", "svg", "png")}  # fmt: skip
-    names |= {f"claims.{end}" for end in ("csv", "svg", "png")} | {"README.md", "margins.csv"}
+    names |= {f"claims.{end}" for end in ("csv", "svg", "png")} | {"README.md", "margins.csv", "measured"}
     assert {path.name for path in (home / "figures").iterdir()} == names
     command.main(["ledger", "--seeds", "3"])
     assert "0 runs made" in capsys.readouterr().out
@@ -248,7 +249,9 @@ def test_books_and_a_corpus_exclude_each_other(tmp_path, capsys):
     assert "no file or folder nowhere" in capsys.readouterr().err
 
 
-def test_an_interrupted_command_says_how_to_go_on(monkeypatch):
+def test_an_interrupted_command_says_how_to_go_on(home, monkeypatch):
+    small_study(monkeypatch, home)
+
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
