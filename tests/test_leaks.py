@@ -96,9 +96,8 @@ def test_no_term_of_four_or_more_letters_appears_anywhere(tmp_path):
     # Words that the program's own messages use too ("General Hospital", "May") say nothing.
     modules = [p for p in Path(sani.__file__).parent.rglob("*.py") if p.parent.name != "grammars"]
     source = " ".join(path.read_text().lower() for path in modules)
-    source += (
-        RUN.lower() + re.sub(r"[_\W]", " ", str(tmp_path)).lower() + " main "
-    )  # and those of the script and its path
+    # And those of the script, of its path, and of what Faker logs when it starts.
+    source += RUN.lower() + re.sub(r"[_\W]", " ", str(tmp_path)).lower() + " main leaving logger event level as is "
     telling = {term for term in terms if not re.search(rf"\b{re.escape(term)}\b", source)}
     assert len(telling) > 0.75 * len(terms) > 100
 
