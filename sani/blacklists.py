@@ -237,8 +237,8 @@ class Blacklist:
 
         Raises ValueError for a share outside [0, 1).
         """
-        if checked("share", share, float, 0, 1) == 1:
-            raise ValueError("share=1 leaves no term")
+        if not 0 <= share < 1:
+            raise ValueError(f"share={share} is outside [0, 1)")
         # By what is written, so that the draw does not hang on how words are parted to be matched.
         by_chance = sorted(self._entries, key=lambda key: fingerprint(seed, self.rules.words(self._entries[key][0])))
         return self._combine(self._empty(), by_chance[round(share * len(self)) :])

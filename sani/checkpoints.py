@@ -86,7 +86,7 @@ class State:
         if not there[0].exists() and not unfinished(folder):
             raise ValueError(f"{folder} is not empty and holds no run; choose another run_dir")
         if main := processes().is_main_process:
-            held.enter_context(alone(folder, wait=False))
+            held.enter_context(alone(folder, wait=there[0].exists()))  # several may want to read a finished run
         key = parameters | {
             "blocks": tensors_fingerprint(read, str(read["input_ids"].shape)),
             "model": model_fingerprint(model),

@@ -483,6 +483,11 @@ def test_a_folder_that_another_works_in_is_refused_and_home_is_spelt_out(blocks,
             other.submit(fine_tune, model, blocks, **options).result()
         trained = fine_tune(model, blocks, **options)  # who holds it goes on
     assert (tmp_path / "run" / "params.yaml").exists() and same(trained, fine_tune(model, blocks, **options))
+    with ThreadPoolExecutor(1) as other, alone(tmp_path / "run"):  # of a finished run the next one waits its turn
+        waiting = other.submit(fine_tune, model, blocks, **options)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=1)
+    assert same(trained, waiting.result())
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="is a file; name a folder"):
         fine_tune(model, blocks, run_dir="~/file")
