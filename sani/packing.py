@@ -81,7 +81,8 @@ def stream_of(
     index = np.searchsorted(spans[:, 1], offsets[:, 0], side="right")
     inside = index < len(spans)
     # SentencePiece's "▁" of its own belongs to what follows it.
-    ends = offsets[:, 1] + (ids == tokenizer.convert_tokens_to_ids("▁")) * (ids != tokenizer.unk_token_id)
+    lone = (ids == tokenizer.convert_tokens_to_ids("▁")) & (ids != tokenizer.unk_token_id)
+    ends = offsets[:, 1] + (lone & (np.append(of_character, 0)[offsets[:, 0]] == alignment.SPACE))
     inside[inside] = spans[index[inside], 0] < ends[inside]
     units = np.where(inside, len(of_character) + 1 + index, words)
     begins = np.flatnonzero(inside & _changes(units))

@@ -97,6 +97,7 @@ def test_the_defaults_of_08_are_the_setting_of_the_ledger():
     known |= {"name": known.pop("preset"), "use_case": "B", "classes": tuple(filter(None, known["classes"].split(",")))}
     setting = dataclasses.asdict(SETTINGS["tiny-stories"])
     assert setting.pop("fraction") == 0.5  # the paper's, which 08 does not vary
+    assert setting.pop("repair_rates") == ()  # nor does it sweep them
     assert {key: value for key, value in known.items() if key not in ("seed", "jobs")} == setting
 
 

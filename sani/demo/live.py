@@ -60,7 +60,11 @@ class Demo:
             blacklist = blacklist | more
         blocks = encode(self.corpus, self.tokenizer, blacklist, self.block_size, progress=False)
         erased = erase(self.leaky, self.target, seed=seed)
-        watched = {"measure_at": range(1, epochs + 1), "measure": lambda _, epoch: heard(epoch)} if heard else {}
+
+        def watch(_, epoch: int) -> None:  # whatever `heard` returns is no measure
+            heard(epoch)
+
+        watched = {"measure_at": range(1, epochs + 1), "measure": watch} if heard else {}
         repaired = repair(erased, blocks, epochs, seed=seed, progress=False, **watched, **self.options)
         self.blacklist, self.listed = blacklist, Listed(blacklist, self.tokenizer)
         self.models = {"leaky": self.leaky, "just erased": erased, "repaired": repaired}

@@ -80,19 +80,21 @@ def kept(stage: str, measure: Callable[..., Found], setting: Setting, seed: int,
     return pd.read_parquet(folder / "metrics.parquet")
 
 
-def values(setting: Setting, seed: int, model: PreTrainedModel) -> tuple[Found, Report]:
-    """What is compared of the model of a point, and the report it is from."""
+def values(setting: Setting, seed: int, model: PreTrainedModel, more: bool = False) -> tuple[Found, Report]:
+    """What is compared of the model of a point, `more` with the paper's metric and exposure; and its report."""
     data = prepare(setting, seed)
     report = evaluate(model, data.raw, heldout=data.heldout, progress=False)
     direct = "regurgitation of direct identifiers"
     found = {
         "regurgitation": (report.regurgitation, *report.interval("in_place")),
         direct: (report.value("in_place", kind="direct"), *report.interval("in_place", "direct")),
-        "paper": (report.value("paper"),),
-        "paper of direct identifiers": (report.value("paper", "direct"),),
         "utility": (report.utility, *report.interval("utility")),
         "utility_heldout": (report.value("utility_heldout", kind="none"),),
     }
+    if not more:
+        return found, report
+    found["paper"] = (report.value("paper"),)
+    found["paper of direct identifiers"] = (report.value("paper", "direct"),)
     for metric, name in NAMED.items() if report.units["type"].isin(NAMES).any() else ():
         of_names = {"kind": "names", "context": "isolated"}
         found[name] = (report.value(metric, **of_names), *report.interval(metric, **of_names))

@@ -50,7 +50,7 @@ def _measure(setting: Setting, seed: int, point: Point) -> Found:
             model = control(setting, seed, point.method)
     except NonFiniteLoss:
         return {"utility": (np.nan,)}  # a rate so high that nothing is left of the model
-    return values(setting, seed, model)[0]
+    return values(setting, seed, model, more=True)[0]
 
 
 def table(setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bool = True) -> pd.DataFrame:
