@@ -219,7 +219,7 @@ def _predicted(model, units: Units, blocks, batch_size, progress, seed: int | No
             ranks.add_causal(model, blocks, progress)
         found = ranks.of_units()
         for context, column in EXPOSURES.items():
-            table[column] = found.get(context, np.full(len(table), np.nan))
+            table[column] = found[context]
         table["type"] = np.array([*info["types"], ""], dtype=object)[table["type_id"]]
         table["iterations"] = table["term_id"].map(table["term_id"].value_counts())
     return table
@@ -293,10 +293,8 @@ def _of_kind(units: pd.DataFrame, kind: str) -> pd.Series:
 
 def _exposures(units: pd.DataFrame) -> list[dict]:
     """Rows of exposure, by kind, for names and by type: its mean over the units that have one."""
-    rows, kinds = (
-        [],
-        [k for k in (*KINDS, "all", "names", *sorted({*units["type"]} - {""})) if _of_kind(units, k).any()],
-    )
+    named = (*KINDS, "all", "names", *sorted({*units["type"]} - {""}))
+    rows, kinds = [], [kind for kind in named if _of_kind(units, kind).any()]
     for context, column in EXPOSURES.items():
         for metric, chosen in (("exposure", True), ("exposure_rare", units["iterations"] <= RARE)):
             for kind in kinds:

@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--books", type=Path, help="use case B on a folder of .txt of your own, one per book")
             one.add_argument("--emotions", type=Path, help="with --books: the emotion corpus, a folder of text;label")
             one.add_argument("--name", help="how to call that setting in the ledger (default: the file's name)")
+        if run in (_ledger, _margins):
             one.add_argument("--again", action="store_true", help="measure anew what figures/measured holds")
     return parser
 

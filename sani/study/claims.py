@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..results.statistics import MEASURES, all_of, any_of, deciles, denied, judge, judge_signs, rarest, spearman
 from . import runs
+from .measure import CLASSIFIERS
 from .setting import Setting
 from .values import LEAST, Values
 
@@ -35,7 +36,6 @@ CLAIMS = {
     "C2": "(ours) no control dominates SANI: it is on the privacy–utility front with them",
 }
 SIGNS = {">": ">", ">=": "≥", "<=": "≤", "within": "within ±"}
-CLASSIFIERS = 5  # per encoder, of which F1 is the mean
 
 
 def condition(part, text, value, sign, margin, same=None, testable=True, beside=False) -> dict:
