@@ -80,8 +80,9 @@ def stream_of(
     spans = table[:-1, :2]
     index = np.searchsorted(spans[:, 1], offsets[:, 0], side="right")
     inside = index < len(spans)
-    # SentencePiece's "▁" of its own belongs to what follows it.
+    # SentencePiece's "▁" of its own belongs to what follows it, which an unknown token for the white space does not.
     lone = (ids == tokenizer.convert_tokens_to_ids("▁")) & (ids != tokenizer.unk_token_id)
+    lone[:-1] &= offsets[1:, 0] >= offsets[:-1, 1]
     ends = offsets[:, 1] + (lone & (np.append(of_character, 0)[offsets[:, 0]] == alignment.SPACE))
     inside[inside] = spans[index[inside], 0] < ends[inside]
     units = np.where(inside, len(of_character) + 1 + index, words)

@@ -65,6 +65,7 @@ def test_byte_level_bpe_decodes_to_the_exact_text(text):
 
 
 @property_test
+@example(kind="sentencepiece", texts=["0", "\n1"], terms=["1"], block_size=8)  # the line end is an unknown token
 @given(kind=kinds, texts=texts, terms=terms, block_size=st.integers(8, 40))
 def test_rows_hold_the_tokens_of_the_texts_and_cut_no_blacklisted_unit(kind, texts, terms, block_size, tmp_path):
     tokenizer, corpus, blacklist = make_tokenizer(kind), make_corpus(texts), Blacklist(terms)
