@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MAKERS, TEXTS, make_corpus, make_tokenizer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizer
 
