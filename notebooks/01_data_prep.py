@@ -18,7 +18,9 @@
 # # 01 · Data: records, persons, identifiers, rows of tokens
 #
 # The paper fine-tunes on discharge summaries whose identifiers are annotated (n2c2/i2b2 2006, under licence). Here the
-# default is a synthetic corpus of the same kind, drawn from a seeded grammar.
+# default is a synthetic corpus of the same kind, drawn from a seeded grammar. An *identifier* is a piece of text that
+# points to a person: *direct* if it names or numbers somebody (a name, a date, a record number), *indirect* if it does
+# so by being rare (an unusual trade).
 #
 # - **Shows** a record and its identifiers, the other texts that the study needs, and what the model sees of them.
 # - **Needs** nothing but this repository; for n2c2-2006 or TAB the folder that holds your copy.
@@ -42,6 +44,7 @@ import pandas as pd
 
 import sani
 from sani.blocks import info, tensors
+from sani.demo import marks
 from sani.results import figures
 from sani.study import Setting
 from sani.study.prepare import split
@@ -50,20 +53,22 @@ setting = Setting.from_parameters(globals())
 
 # %% [markdown]
 # ## What does a record look like?
-# Its text, a record id, a person id, and the annotated identifiers as character spans. Below, the spans of one record
-# are marked as the blacklist finds them (superscript: *d*irect).
+# Its text, a record id, a person id, and the annotated identifiers: each a span of characters with a type. Below, the
+# spans of one record are marked by type.
 
 # %%
 private, others, again = split(setting, seed)
 reveal = reveal or setting.corpus.startswith("synthetic-")
-blacklist = sani.Blacklist.from_annotations(private)
 record = private[0]
-figures.highlight(record["text"], blacklist.find(record["text"], record["identifiers"])) if reveal else "not shown"
+marks.spans(record["text"], record["identifiers"]) if reveal else "not shown"
 
 # %% [markdown]
+# All that is marked is direct. What is not marked may still point to somebody: [02_blacklist](02_blacklist.ipynb) looks
+# for that in the same record.
+#
 # ## Who is in it?
-# Persons come back, and so do their doctors and hospitals: what stands in several records is what a model memorises
-# first. Nobody of the *held-out* records is ever trained on.
+# Some persons have several records, and doctors and hospitals stand in many. Nobody of the *held-out* records is ever
+# trained on: they tell what a model has learned of the language, and not of its persons.
 
 # %%
 sets = {"private (trained on)": private, "held out": others} | ({"same persons, new records": again} if again else {})
@@ -98,11 +103,17 @@ figures.present(
 # *Annotated spans of the private corpus by type, and how many different values they take.*
 #
 # ## Which other texts does the study need?
-# Two variants of the same records: *pseudonymised* (every direct identifier becomes `X`: what MLMA is trained on) and
-# *counterfactual* (every annotated identifier replaced by another of its type: a model trained on it never saw the
-# real ones; rare words stay).
+# Three texts, record by record the same but for the identifiers. The *blacklist* is the list of terms to forget, here the
+# annotated ones.
+#
+# | text | identifiers | what it is for |
+# |---|---|---|
+# | raw | as they are | the model that memorises is trained on it (MLM), and every model is measured on it |
+# | pseudonymised | each direct one becomes `X` | the model MLMA is trained on it: it can only memorise what is not replaced |
+# | counterfactual | each annotated one is replaced by another of its type | a model trained on it has never seen the real ones: what it predicts of them is chance |
 
 # %%
+blacklist = sani.Blacklist.from_annotations(private)
 pseudonymized = sani.pseudonymize(private, blacklist)
 resampled = sani.counterfactual(private, seed)
 lines = {
@@ -113,15 +124,18 @@ lines = {
 pd.DataFrame(lines) if reveal else "not shown"
 
 # %% [markdown]
+# Line by line: the same words, and `X` or another name where an identifier was. Rare words stay in both variants.
+#
 # ## What does the model see?
-# Rows of tokens that know their word, their unit (a word, or a whole blacklisted term) and whether they are sensitive.
-# No unit crosses a row.
+# *Blocks*: rows of tokens. Beside each token stand the number of its word, the number of its *unit* (a word, or a
+# blacklisted term of several words, which is masked and predicted as a whole), and `sensitive`: 0 for what is not
+# listed, 1 for direct, −1 for special tokens. No unit crosses a row.
 
 # %%
 _, tokenizer = sani.load_model(setting.model)
 blocks = sani.encode(private, tokenizer, blacklist, block_size=setting.block_size)
 columns = tensors(blocks)
-rows = slice(0, 24)
+rows = slice(0, 18)
 tokens = tokenizer.convert_ids_to_tokens(columns["input_ids"][0, rows].tolist())
 pd.DataFrame(
     {
@@ -130,7 +144,10 @@ pd.DataFrame(
         "unit": columns["unit_ids"][0, rows],
         "sensitive": columns["sensitive"][0, rows],
     }
-).T
+)
+
+# %% [markdown]
+# A term of several words, such as a name, has several word numbers and one unit number.
 
 # %%
 found = info(blocks)
@@ -146,4 +163,15 @@ assert not [hit for text in pseudonymized["text"] for hit in (blacklist - sani.B
 assert int((columns["sensitive"] > 0).sum()) == found["sensitive_tokens"]
 
 # %% [markdown]
+# ## Exercises
+# With the default parameters:
+#
+# 1. Set `block_size = 32`. There are 2,055 rows instead of 486, with the same number of tokens and of units, since no
+#    unit is cut. The share of the row that is padding (`1 - columns["attention_mask"].float().mean()`) is still only
+#    1 %.
+# 2. Make a blacklist that also has rare words, `blacklist | sani.Blacklist.from_rare_words(private)`, and give it to
+#    `sani.pseudonymize` with `kinds=("direct", "indirect")`. The trade and the hobby in the first record become `X` too.
+# 3. Call `sani.counterfactual(private, 1)`: the first record has other names and dates than with seed 0, and its trade
+#    is still there, since nobody annotated it.
+#
 # Next: [02_blacklist](02_blacklist.ipynb), what is to be forgotten.

@@ -17,9 +17,10 @@
 # %% [markdown]
 # # 02 · The blacklist: what is to be forgotten
 #
-# SANI forgets listed terms and no others, so the list decides what the result is worth.
+# The *blacklist* is the list of terms (words and groups of words) that a model shall forget. SANI forgets listed terms
+# and no others, so the list decides what the result is worth.
 #
-# - **Shows** three ways to make a blacklist, what each finds in the text, how much text it makes untrainable, and which
+# - **Shows** how a term is found, three ways to make a blacklist, what each finds in the text, how much text it makes untrainable, and which
 #   terms also stand where nobody annotated them.
 # - **Needs** nothing but this repository, or a corpus of your own.
 # - **Writes** `runs/figures/02_blacklist.{csv,svg,png}`.
@@ -44,8 +45,10 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
+from datasets import Dataset
 
 import sani
+from sani.demo import marks
 from sani.results import figures
 from sani.study import Setting
 from sani.study.prepare import split
@@ -55,9 +58,24 @@ private, others, _ = split(setting, seed)
 reveal = reveal or setting.corpus.startswith("synthetic-")
 
 # %% [markdown]
+# ## How is a term found?
+# By its words, in any case. A made-up text shows the rules: a possessive, a line end, a number, and another name that
+# begins alike. The names are listed by hand; the age comes from its annotation.
+
+# %%
+text = "Castillo's son came with the sister of Kristy\nCastillo. She is 71 years old and weighs 71 kg. Castillon is a town."
+age = {"start": text.index("71"), "end": text.index("71") + 2, "type": "AGE", "kind": "direct"}
+one = Dataset.from_list([{"text": text, "record_id": "1", "person_id": "1", "identifiers": [age]}])
+listed = sani.Blacklist(["Kristy Castillo", "Castillo"]) | sani.Blacklist.from_annotations(one)
+marks.spans(text, listed.find(text, [age]))
+
+# %% [markdown]
+# "Castillo" is found before the "'s", and "Kristy Castillo" as one term over the line end. "71" counts only where it is
+# annotated, as an age and not as a weight. "Castillon" is another word.
+#
 # ## From annotations: the direct identifiers
-# Every annotated term counts wherever it stands, except short numbers and common words ("71", "May"), which count only
-# where they are annotated.
+# *Direct* identifiers name or number a person, and are annotated. Every annotated term counts wherever it stands, except
+# short numbers and common words ("71", "May"), which count only where they are annotated.
 
 # %%
 direct = sani.Blacklist.from_annotations(private)
@@ -65,8 +83,8 @@ direct
 
 # %% [markdown]
 # ## From rarity: the indirect identifiers
-# A word that stands in the records of one person only points to that person (arXiv 2501.02407): an unusual trade, a
-# hobby, an accident.
+# *Indirect* identifiers point to a person although nobody annotated them: words that stand in the records of fewer than
+# `k` persons (arXiv 2501.02407), such as an unusual trade, a hobby, an accident.
 
 # %%
 indirect = sani.Blacklist.from_rare_words(private, k=k)
@@ -87,14 +105,17 @@ blacklist
 
 # %% [markdown]
 # ## What does each kind look like in the text?
-# Superscripts: *d*irect, *i*ndirect.
+# The record of [01_data_prep](01_data_prep.ipynb), with what the list finds in it: *d* for direct, *i* for indirect.
 
 # %%
-record = private[1]
-figures.highlight(record["text"], blacklist.find(record["text"], record["identifiers"])) if reveal else "not shown"
+record = private[0]
+marks.spans(record["text"], blacklist.find(record["text"], record["identifiers"])) if reveal else "not shown"
 
 # %% [markdown]
+# With the default list, *d* is what was annotated; *i* is what rarity adds to it.
+#
 # ## How much of the text becomes untrainable?
+# A listed term is never something to predict in the repair, so the model learns nothing from predicting it.
 
 # %%
 lists = {"annotated": direct, "rare words": indirect, "both": direct | indirect, "in use": blacklist}
@@ -143,5 +164,15 @@ assert all(direct.find(text, spans) for text, spans in zip(private["text"], priv
 assert coverage["share"].between(0, 1).all()
 
 # %% [markdown]
+# ## Exercises
+# With the default parameters:
+#
+# 1. Set `k = 3`: 598 words are indirect identifiers instead of 479, and both lists together cover 17.1 % of the words
+#    instead of 16.5 %. With `k = 5` it is 19.6 %: a stricter list leaves less text to learn from.
+# 2. Make the direct list with `sani.Blacklist.from_annotations(private, ambiguous="everywhere")`: numbers and common
+#    words now count outside their annotations too. There are 3,762 hits instead of 3,657.
+# 3. Add a term: show the record with `blacklist | sani.Blacklist(["shoulder"], kind="confidential")`. The word is marked
+#    *c* in three places; it stands in the records of several persons, so rarity had not listed it.
+#
 # What a list that misses terms costs is measured in [04_sani](04_sani.ipynb). Next:
 # [03_fine_tune](03_fine_tune.ipynb), the model that memorises.

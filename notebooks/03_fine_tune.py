@@ -17,17 +17,20 @@
 # %% [markdown]
 # # 03 · Fine-tuning: how a model comes to know the identifiers
 #
-# The left part of the paper's Figure 2: one base model fine-tuned in three ways on the same records.
+# The left part of the paper's Figure 2: one base model fine-tuned in three ways on the same records. An *objective* is
+# the rule that says what of a text is hidden and what is to be predicted. Masked language modelling replaces words by
+# the token `[MASK]`, the *mask*; the model predicts them from the words around. What is to be predicted is a *target*.
 #
 # | name | trained on | objective |
 # |---|---|---|
 # | MLM | the raw text | masked language modelling, no protection |
-# | MLMA | pseudonymised text | the same |
-# | PPMLM | the raw text | masked language modelling that never takes a blacklisted term as a target |
+# | MLMA | pseudonymised text (direct identifiers are `X`) | the same |
+# | PPMLM | the raw text | masked language modelling that never takes a term of the blacklist (the terms to forget) as a target |
 #
-# - **Shows** privacy and utility after 0, 4, 8, 16, 32 and 64 epochs.
+# - **Shows** what each objective hides and predicts, and privacy and utility after 0, 4, 8, 16, 32 and 64 epochs.
 # - **Needs** nothing but this repository; a preset (`-f notebooks/presets/paper-bert.yaml`) for the paper's setting.
-# - **Writes** `runs/figures/03_fine_tune.{csv,svg,png}`; run folders under `runs/`, which later notebooks load.
+# - **Writes** `runs/figures/03_fine_tune.{csv,svg,png}`; blocks (text in clear, readable by you alone) and run folders
+#   under `runs/`, which later notebooks load.
 # - **Takes** about 5 minutes and 2 GB on two cores; nothing when the runs are there.
 
 # %% tags=["parameters"]
@@ -48,13 +51,62 @@ jobs: int = 0  # processes side by side; 0: one per core
 
 # %%
 import pandas as pd
+from datasets import Dataset
 
+import sani
 from sani import study
+from sani.blocks import tensors
+from sani.demo import marks
+from sani.masking import IGNORE, OBJECTIVES
 from sani.results import figures, tables
 from sani.study import Setting
 from sani.study.prepare import prepare
 
 setting = Setting.from_parameters(globals())
+
+# %% [markdown]
+# ## What do MLM and PPMLM hide?
+# A made-up sentence, with a list of its own: direct identifiers (the names) and an indirect one (a rare trade). An
+# *epoch* is one pass over all records; the masks of each are drawn anew by the very functions of the training. About 15 %
+# of the words are drawn, each with all its tokens. The large line is what the model reads, the small one above it what
+# it must predict there: `!` on a listed term that is a target, `×` on one that is not.
+
+# %%
+text = "Kristy Castillo works as a beekeeper in Kelly; Dr. Page saw her today for fever and pain in the right shoulder blade."
+one = Dataset.from_list([{"text": text, "record_id": "1", "person_id": "1", "identifiers": []}])
+listed = sani.Blacklist(["Kristy Castillo", "Kelly", "Page"]) | sani.Blacklist(["beekeeper"], kind="indirect")
+_, bert = sani.load_model("tiny-bert")
+rows = tensors(sani.encode(one, bert, listed, block_size=64, progress=False))
+drawn = {
+    f"{name.upper()}, epoch {epoch + 1}": OBJECTIVES[name].draw(rows, bert.mask_token_id, seed, epoch)
+    for name in ("mlm", "ppmlm")
+    for epoch in range(3)
+}
+marks.tokens(bert, rows, drawn)
+
+# %% [markdown]
+# Under MLM any word may be masked, also a listed one: over 64 epochs nearly every identifier is a target several times.
+# Under PPMLM no listed term is: it stays readable, so that the words around it can be learned.
+#
+# ## And CLM and PPCLM?
+# A GPT-2 predicts each token from those before it (causal language modelling), so nothing is drawn. Its tokenizer writes
+# a leading blank as `Ġ`. A target stands above its own token; the model predicts it at the position before.
+
+# %%
+_, gpt = sani.load_model("tiny-gpt2")
+causal_rows = tensors(sani.encode(one, gpt, listed, block_size=64, progress=False))
+causal = {name.upper(): OBJECTIVES[name].draw(causal_rows, gpt.pad_token_id) for name in ("clm", "ppclm")}
+marks.tokens(gpt, causal_rows, causal)
+
+# %% [markdown]
+# Under CLM every token of the text is read and is a target. Under PPCLM the padding token `<|pad|>` stands in for each
+# token of a listed term, so the term is neither read nor predicted. (A listed term cannot stay readable here as in
+# PPMLM: what a causal model reads is also what it predicts.)
+
+# %%
+for name, (_, labels) in drawn.items():
+    assert name.startswith("MLM") or not ((rows["sensitive"] > 0) & (labels != IGNORE)).any()
+assert not ((causal_rows["sensitive"] > 0) & (causal["PPCLM"][1] != IGNORE)).any()
 
 # %% [markdown]
 # ## What is trained, and on what?
@@ -66,7 +118,8 @@ print(f"{len(data.corpus)} records, {len(data.raw)} rows; {data.blacklist}")
 # %% [markdown]
 # ## What do 64 epochs do to privacy and utility?
 # Each of the three is trained unless its run folder is there. *Privacy* is 1 − the share of blacklisted terms that the
-# model predicts whole where they stand; *utility* its accuracy on all other words.
+# model predicts whole where they stand; *utility* its accuracy on all other words. Other mentions of a term in the row
+# stay readable here; [04_sani](04_sani.ipynb) also measures terms *isolated*, with all listed terms of the row masked.
 
 # %%
 runs = study.fine_tuned(setting)[:3]
@@ -111,5 +164,16 @@ assert start["value"].nunique() == 1, "all three start from the same base model"
 assert sorted(table["epoch"].unique()) == setting.trained_at
 
 # %% [markdown]
+# ## Exercises
+# With the default parameters:
+#
+# 1. Add `rate=1.0` to the call of `draw` for MLM and PPMLM. MLM masks every word, PPMLM every word but the listed ones:
+#    these are all the targets there can be.
+# 2. Keep `rate=1.0` and take the trade off the list: `listed = sani.Blacklist(["Kristy Castillo", "Kelly", "Page"])`. It
+#    is a target of PPMLM now, and PPCLM reads and predicts it. With `listed = sani.Blacklist()` PPMLM draws what MLM
+#    draws, and PPCLM what CLM draws.
+# 3. Set `records = 20` and run again (about a minute of computing). The fewer records are memorised more: in our run MLM
+#    predicted 22.9 % of their direct identifiers after 64 epochs, PPMLM none.
+#
 # One seed shows a run, not a rule: the verdicts on the paper's claims A1–A4 over five seeds stand in the
 # [results](../figures/README.md) and in [05_baselines](05_baselines.ipynb). Next: [04_sani](04_sani.ipynb), erase and repair.

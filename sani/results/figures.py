@@ -1,15 +1,14 @@
 """Figures, each drawn from its CSV alone: `python -m sani.results.figures` redraws them all."""
 
-import html
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import pandas as pd
 import PIL.Image
-from IPython.display import HTML, Image, Markdown
+from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
 from ..runs import figure_file, figures_folder, notebook_figures
@@ -83,21 +82,6 @@ def quickstart(table: pd.DataFrame) -> Figure:
             fontsize=11,
         )
     return figure
-
-
-def highlight(text: str, hits: Iterable) -> HTML:
-    """A text with its hits (start, end, …, kind) marked by colour and by the first letter of their kind, escaped."""
-    parts, done = [], 0
-    for hit in hits:
-        colour = {"direct": "#D55E00", "indirect": "#0072B2"}.get(hit.kind, "#009E73")
-        parts.append(html.escape(text[done : hit.start]))
-        parts.append(
-            f'<span style="border-bottom: 2px solid {colour}">{html.escape(text[hit.start : hit.end])}'
-            f'<sup style="color: {colour}">{hit.kind[0]}</sup></span>'
-        )
-        done = hit.end
-    marked = "".join(parts) + html.escape(text[done:])
-    return HTML(f'<div style="white-space: pre-wrap; font-family: monospace; font-size: 90%">{marked}</div>')
 
 
 def show(name: str, alt: str, setting: str = "tiny", command: str = "") -> Image | Markdown:

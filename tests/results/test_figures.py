@@ -1,13 +1,11 @@
 """Figures are drawn from their CSV alone, the same bytes each time."""
 
-import re
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from sani.blacklists import Hit
 from sani.results import figures, statistics, tables
 from sani.results.drawings.style import errors
 from sani.runs import PACKAGE
@@ -45,13 +43,6 @@ def test_methods_differ_in_colour_and_in_marker():
     assert (
         len({colour for colour, _ in styles.values()}) == len({marker for _, marker in styles.values()}) == len(styles)
     )
-
-
-def test_highlighted_text_is_escaped_and_marked():
-    hits = [Hit(3, 8, 0, "direct", True), Hit(9, 14, 1, "indirect", False)]
-    shown = figures.highlight("<b>Smith fi<er & more", hits).data
-    assert "&lt;b&gt;" in shown and "<b>" not in shown and "fi&lt;er" in shown and "&amp; more" in shown
-    assert re.search(r"Smith<sup[^>]*>d</sup>", shown) and re.search(r"<sup[^>]*>i</sup>", shown)
 
 
 def test_a_picture_that_is_not_there_says_how_to_make_it():
