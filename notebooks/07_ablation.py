@@ -17,8 +17,10 @@
 # %% [markdown]
 # # 07 · Ablation: what of SANI matters?
 #
-# The paper erases half of the neurons of the last layer, at random, and repairs without listed targets. Why the last
-# layer? Why 50 %? Does erasing add anything to repairing? Random or chosen neurons? And what does chance do?
+# SANI *erases* half of the neurons of the last layer (a random half of the rows of a weight matrix is set to zero) and
+# *repairs* the model (it is trained on, and listed terms are never what it is asked to predict). An *ablation* changes one
+# of these choices at a time. Does the erasure add to repairing? Must the repair spare listed terms? Which layer, how many
+# neurons, random or chosen ones, filled with what? And what does chance do?
 #
 # - **Shows** every reading of the last layer and every block, fractions from 0 to 1, three fills, three choices of
 #   neurons, erasing × repairing, and draws of neurons and of repairs apart, beside the controls.
@@ -45,7 +47,7 @@ jobs: int = 0  # processes side by side; 0: one per core
 import pandas as pd
 from IPython.display import Markdown, display
 
-from sani.results import figures, statistics, tables
+from sani.results import figures, plain, statistics, tables
 from sani.runs import figure_file
 from sani.study import SETTINGS, Setting, ablation, comparisons
 
@@ -53,10 +55,22 @@ setting = Setting.from_parameters(globals())
 
 # %% [markdown]
 # ## What is varied?
-# One thing at a time, from the paper's recipe on the output matrix (`lm-head`); the pairs that answer each question,
-# and what counts as a difference, were written down before the runs (`sani/study/comparisons.py`). One pair of comparisons came
-# later, when two seeds had been seen: erasing `lm-head` also *unties* the output matrix from the input embeddings, and
-# that alone may be what helps.
+# One thing at a time, from the paper's recipe on the output matrix (`lm-head`, a row per token of the vocabulary):
+#
+# - *where* (`target`): `lm-head`; the layer before it (`head-transform`); the output of the last block; the whole last
+#   block; the block below it (`block-0`);
+# - *how many* neurons (`fraction`), *which* (`neurons`: random, the largest by their weights, or the most active on listed
+#   terms), and *what they are set to* (`fill`: zero, new random weights, or those of the base model);
+# - *the repair*: `spared`, as in SANI; `ordinary`, in which listed terms are predicted too; none (*just erased*);
+# - *the draw*: other neurons, or another order and other masks of the repair, with all else the same.
+#
+# The *controls* tell what the numbers are worth, as in 05: base, unprotected, counterfactual, logit filter, retrain at
+# equal cost.
+#
+# The pairs that answer each question, and what counts as a difference, were written down before the runs
+# (`sani/study/comparisons.py`). One pair came later, when two seeds had been seen: in BERT the output matrix is *tied*, it is
+# the very matrix of the input embeddings. Erasing `lm-head` also *unties* it (gives it weights of its own), and that alone
+# may be what helps.
 
 # %%
 compared = pd.DataFrame(comparisons.of_ablation(setting))[["question", "what"]]
@@ -73,9 +87,8 @@ figures.present(
 )
 
 # %% [markdown]
-# *Listed terms regurgitated against utility, down and right is worse, with the controls in grey. Chosen neurons are the
-# `largest` by their weights, or the most `active` on listed terms relative to others. Bars: 95 % bootstrap intervals
-# over records.*
+# *Regurgitation (listed terms predicted where they stand) against utility (other words predicted right): down and right is
+# worse, the controls are in grey. Bars: 95 % bootstrap intervals over records.*
 
 # %%
 shown = tables.summary(table)
@@ -104,9 +117,17 @@ if there:
 
 # %% [markdown]
 # ## A plain answer to each question
+# Each sentence is made of the table below: a difference in the share of direct identifiers predicted in place, or in
+# utility, its mean over the seeds with the 95 % interval, and the word for it that follows from the interval.
 
 # %%
-Markdown(statistics.answers(effects, chance) if there else f"*`{ledger}` makes what is answered from.*")
+Markdown(plain.answers(effects, chance) if there else f"*`{ledger}` makes what is answered from.*")
+
+# %% [markdown]
+# These answers are about what a model *predicts*. A name that is not predicted may still be ranked high: see `exposure` in
+# [05_baselines](05_baselines.ipynb), where `repair-only, untied` and SANI are side by side.
+#
+# All comparisons, and the spread of each metric over the draws:
 
 # %%
 if there:
@@ -116,7 +137,30 @@ if there:
 if there:
     display(chance.round(4))
 
+# %% [markdown]
+# ## What remains?
+# The answers hold for these small models and this corpus. They compare SANI with its own variants, not with the paper's
+# other methods, which is done in [05_baselines](05_baselines.ipynb).
+
 # %%
 assert len(table) == 5 * len(ablation.points(setting))
 at = table[table["metric"] == "regurgitation"].set_index("method")["value"]
 assert at["logit-filter"] == 0, "the filter lets no listed term through"
+if there:
+    inside = effects["value"].between(effects["low"], effects["high"])
+    assert inside.all() and effects["seeds"].min() >= 2
+
+# %% [markdown]
+# ## Exercises
+# All three read the ledger of five seeds (`effects`, `seeds`) and train nothing.
+#
+# 1. `pd.crosstab(effects["metric"], effects["verdict"])`: of which metric does the data decide most differences? Expect
+#    utility, of which all are decided, before regurgitation: it is counted over far more words, so its intervals are narrower.
+# 2. `n = 36` comparisons of a metric are many. Widen the intervals for their number (Bonferroni): `half = (effects["high"] -
+#    effects["value"]) * t.ppf(1 - 0.025 / n, 4) / t.ppf(0.975, 4)` with `from scipy.stats import t`, and count where
+#    `abs(value) > half`. Expect fewer than half of the decided differences in direct identifiers to stay, and most of those
+#    in utility.
+# 3. From `seeds`, take `utility` of SANI on `lm-head` with `fill` zero, random neurons, a sparing repair and no other draw, and
+#    pivot it by `fraction` and `seed`. Expect it to fall with each larger fraction in every seed.
+#
+# Next: [08_pretrained](08_pretrained.ipynb), the paper's use case B.

@@ -15,6 +15,7 @@ from ..runs import figure_file, figures_folder, notebook_figures
 from .drawings.ablation import ablation, distillation, effects, sweep
 from .drawings.claims import claims
 from .drawings.demo import demo
+from .drawings.erasure import erasure
 from .drawings.exposure import exposure
 from .drawings.frames import fine_tune, frame
 from .drawings.identifiers import contexts, memory, recall, sani, tradeoff
@@ -116,7 +117,7 @@ def bars(table: pd.DataFrame) -> Figure:
 
 DRAWINGS = (
     quickstart, fine_tune, sani, recall, contexts, frame, tradeoff, memory, exposure, unlearning, frequency, generation,
-    cost, ablation, effects, sweep, distillation, demo, claims, rates,
+    cost, ablation, effects, sweep, distillation, demo, erasure, claims, rates,
 )  # fmt: skip
 # What draws a table, by how its name ends.
 DRAW = {drawing.__name__: drawing for drawing in DRAWINGS} | {"data_prep": bars, "blacklist": bars}

@@ -95,39 +95,6 @@ def spread(table: pd.DataFrame, usual: NamedTuple) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["metric", "source", "value", "low", "high", "freedom"])
 
 
-def answered(found: pd.DataFrame) -> str:
-    """A plain answer to each question, in Markdown, from `paired`: which differ, and which way."""
-    lines = []
-    for question, of_question in found.groupby("question", sort=False):
-        lines.append(f"\n**{question}**\n")
-        told = (m for m in ("regurgitation", "exposure of names", "utility") if m in set(of_question["metric"]))
-        for metric in told:
-            rows = of_question[of_question["metric"] == metric]
-            said = [
-                f"*{name}*: " + "; ".join(f"{row.what} ({row.value:+.4f})" for row in group.itertuples())
-                for name, group in rows.groupby("verdict")
-            ]
-            decided = (rows["verdict"] != UNDECIDED).any()
-            lines.append(f"- {metric}: {'. '.join(said) if decided else UNDECIDED}.")
-    return "\n".join(lines)
-
-
-def answers(found: pd.DataFrame, chance: pd.DataFrame) -> str:
-    """A plain answer to each question, and to that of the variance, in Markdown, from `effects` and `spread`."""
-    lines = [answered(found), "\n**What of the variance?**\n"]
-    for metric in ("regurgitation", "utility"):
-        of_metric = chance[chance["metric"] == metric].set_index("source")
-        said = ", ".join(f"{row.value:.4f} [{row.low:.4f}, {row.high:.4f}] over {source}"
-                         for source, row in of_metric.iterrows())  # fmt: skip
-        ratio = (of_metric.loc["neurons", "value"] / of_metric.loc["repair", "value"]) ** 2
-        n, r = of_metric.loc["neurons", "freedom"], of_metric.loc["repair", "freedom"]
-        low, high = ratio / stats.f.ppf(0.975, n, r), ratio / stats.f.ppf(0.025, n, r)
-        which = "neurons" if low > 1 else "repair" if high < 1 else ""
-        more = f"the draw of the {which} matters more" if which else f"{UNDECIDED} which of the two draws matters more"
-        lines.append(f"- sd of {metric}: {said}; {more}")
-    return "\n".join(lines)
-
-
 def judge(values: pd.Series, sign: str, margin: float, same: float | None = None, testable: bool = True) -> dict:
     """Mean, sd, 95 % interval (Student's t over seeds), slack, verdict and p of a condition's values.
 

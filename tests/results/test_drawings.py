@@ -162,3 +162,17 @@ def test_the_demo_keeps_families_apart():
     title = figures.DRAW["demo"](pd.DataFrame(rows))._suptitle.get_text()
     for family, before, after in (("BERT", "80%", "10%"), ("GPT-2", "60%", "30%")):
         assert f"{family}: {before} leaky, {after} student of a sanitised teacher" in title
+
+
+def test_an_erasure_is_drawn_with_its_zeros_crossed():
+    rows = [("output matrix", i, 1.0 + i, 0.0 if i % 2 else 1.0 + i, 40, 0, 20) for i in range(8)]
+    rows += [("input embeddings", i, 1.0 + i, 1.0 + i, 40, 0, 0) for i in range(8)]
+    table = pd.DataFrame(rows, columns=["matrix", "row", "before", "after", "rows", "zero_before", "zero_after"])
+    figure = figures.DRAW["erasure"](table)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [len(axes.get_lines()[0].get_xdata()) for axes in panels] == [0, 4, 0, 0]
+    assert "20 of 40 rows are zero" in panels[1].get_title()
+    assert panels[1].get_lines()[0].get_xdata().tolist() == [1, 3, 5, 7]
+    assert "50%" in figure._suptitle.get_text() and "unchanged" in figure._suptitle.get_text()
+    changed = table.assign(after=table["after"].where(table["row"] != 2, 9.0))
+    assert " changed" in figures.DRAW["erasure"](changed)._suptitle.get_text()

@@ -1,5 +1,7 @@
 """The ablation: its points, effects and spreads by hand, and a small study that goes on where it stopped."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,8 @@ from scipy import stats
 
 from sani.results import figures
 from sani.results.drawings.style import LONG
-from sani.results.statistics import COMPARED, MARGIN, answers, spread, verdict
+from sani.results.plain import LEAK, QUESTIONS, answers
+from sani.results.statistics import COMPARED, MARGIN, spread, verdict
 from sani.runs import PACKAGE
 from sani.study import ablation, grid
 from sani.study.ablation import Point, variant
@@ -87,7 +90,9 @@ def test_spreads_by_hand():
     assert at.loc["neurons", "low"] == pytest.approx((12 * 2.5 / stats.chi2.ppf(0.975, 12)) ** 0.5)
     said = answers(differences(table_of(value), of_ablation(SMALL)), found)
     assert "the draw of the repair matters more" in said
-    assert said.count("**") == 2 * 7 and said.count("\n- ") == 3 * 6 + 2
+    rows = said.splitlines()
+    assert rows[:2] == ["| question | answer |", "|---|---|"] and len(rows) == 2 + len(QUESTIONS) + 1
+    assert all(row.count("|") == 3 and row.endswith(". |") for row in rows[2:])
 
 
 def test_which_draw_matters_more_is_left_open_where_it_is():
@@ -95,6 +100,47 @@ def test_which_draw_matters_more_is_left_open_where_it_is():
     assert "does not decide which of the two" in answers(
         differences(table, of_ablation(SMALL)), spread(table, variant())
     )
+
+
+def row_of(said, question):
+    (row,) = [row for row in said.splitlines() if row.startswith(f"| {question} |")]
+    return row
+
+
+@pytest.mark.parametrize(
+    "more, verdict, word", [(-0.1, "lower", "yes"), (0.1, "higher", "no"), (0.0, "no difference that matters", "no")]
+)
+def test_whether_the_erasure_adds_is_answered_by_the_interval(more, verdict, word):
+    """Erased or only untied differ by `more` (a little with the seed), and untied from repair alone by −0.5."""
+
+    def value(seed, point):
+        erased, untied = point.method == "sani" and point.target == "lm-head", point.method == "untied"
+        return 1 - 0.5 * (erased or untied) + erased * more * (1 + 0.01 * seed)
+
+    table = table_of(value)
+    effects = differences(table, of_ablation(SMALL))
+    at = effects.set_index(["what", "metric"]).loc[("lm-head erased, or only untied", LEAK)]
+    assert at["verdict"] == verdict
+    row = row_of(answers(effects, spread(table, variant())), "Does the erasure add to repairing?")
+    interval = f"{at['value']:+.4f} [{at['low']:+.4f}, {at['high']:+.4f}]"
+    assert f"Beyond untying the matrix, {word} (direct identifiers {interval}" in row
+    assert "less often with" in row and "-0.5000 [-0.5000, -0.5000]" in row
+
+
+def test_an_answer_that_the_data_does_not_decide_says_so():
+    rng = np.random.default_rng(1)
+    table = table_of(lambda seed, point: rng.normal())
+    said = answers(differences(table, of_ablation(SMALL)), spread(table, variant()))
+    assert "the data does not decide (direct identifiers" in row_of(said, "Must the repair spare listed terms?")
+
+
+def test_every_interval_of_the_answers_is_one_of_the_table():
+    effects = pd.read_csv(COMMITTED / "07_effects.csv")
+    seeds = figures.read("use_case_a_ablation", COMMITTED)
+    said = answers(effects, spread(seeds, variant()))
+    known = {f"{r.value:+.4f} [{r.low:+.4f}, {r.high:+.4f}]" for r in effects.itertuples()}
+    told = [found for found in re.findall(r"[+-]\d\.\d{4} \[[^]]+\]", said)]
+    assert len(told) > 30 and set(told) <= known
 
 
 def test_a_small_study_is_whole_resumable_and_drawn(tmp_path, monkeypatch):
