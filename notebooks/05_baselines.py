@@ -222,8 +222,8 @@ assert len(tables.endpoint_table(table)) == len(runs) + 1
 # 1. `at = tables.endpoint_table(table)["direct"]`; compute the privacy recovered, `(at[raw, "", ""] − at[method]) /
 #    (at[raw, "", ""] − at["base", "", ""])`, of repair-only and of SANI from MLM. Expect SANI near 1, and repair-only
 #    clearly below.
-# 2. `study.model_of(setting, seed, study.Run("logit-filter", raw))` reads that model from disk, where there is no filter.
-#    `blanks.ask` it. Expect what MLM predicts: whoever has the file has the leak.
+# 2. `bare = models["logit filter"]` and `del bare.logit_filter` take the filter away, as saving and loading the model does.
+#    `blanks.ask({"bare": bare}, listed, blank.text)`. Expect what MLM predicts: whoever has the file has the leak.
 # 3. Set `seed = 1`: another corpus, another training, another erasure, and another blank. Expect the same order in
 #    `direct`: MLM above repair-only above SANI, with base and counterfactual at or near 0 (so it is in each of the five
 #    seeds of [07_ablation](07_ablation.ipynb)).

@@ -115,7 +115,8 @@ def test_whether_the_erasure_adds_is_answered_by_the_interval(more, verdict, wor
 
     def value(seed, point):
         erased, untied = point.method == "sani" and point.target == "lm-head", point.method == "untied"
-        return 1 - 0.5 * (erased or untied) + erased * more * (1 + 0.01 * seed)
+        drawn = 0.001 * (point.mask_seed + 2 * point.repair_seed)
+        return 1 - 0.5 * (erased or untied) + erased * more * (1 + 0.01 * seed) + drawn
 
     table = table_of(value)
     effects = differences(table, of_ablation(SMALL))
