@@ -137,7 +137,13 @@ KINDS |= {field.name: get_origin(field.type) or field.type for field in fields(S
 SETTINGS = {
     "tiny": Setting(),
     # A deeper leak: found on base and unprotected models alone, with the learning rate of the tiny setting.
-    "small": Setting(name="small", records=100, epochs=256, repair_epochs=52, batch_size=16),
+    "small": Setting(
+        name="small", records=100, epochs=256, repair_epochs=52, batch_size=16,
+        repair_rates=(
+            ("sani", 3e-3), ("repair-only", 3e-3), ("pruning", 3e-3), ("untied-repair-only", 3e-3),
+            ("untied-pruning", 3e-3), ("retrain-at-equal-cost", 1e-4),
+        ),
+    ),
     "tiny-gpt2": Setting(name="tiny-gpt2", model="tiny-gpt2", records=120, learning_rate=3e-4, batch_size=8),
     "tiny-stories": Setting(
         name="tiny-stories", use_case="B", model="tiny-bert-stories-public", corpus="synthetic-stories", records=300,

@@ -3,11 +3,14 @@
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from sani import runs
 from sani.runs import PACKAGE
+from sani.study import measured, rates
 from sani.study.setting import SETTINGS, Setting
+from sani.study.values import deltas_of
 
 
 def test_a_setting_is_what_a_notebook_s_parameters_say():
@@ -95,3 +98,11 @@ print(*(name for name in sys.modules if name.startswith("sani.") or name == "mat
     assert "sani.study.runs" in loaded and "matplotlib" not in loaded
     assert not loaded & {f"sani.study.{n}" for n in ("costs", "ablation", "distillation", "ledger", "claims")}
     assert "sani.results.figures" not in loaded
+
+
+@pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.repair_rates])
+def test_a_repairs_rates_are_those_that_the_rule_finds_on_the_committed_sweep(name):
+    setting = SETTINGS[name]
+    table = pd.read_parquet(measured.file_of(setting, "rates"))
+    assert set(table["seed"]) == {0, 1, 2}
+    assert dict(setting.repair_rates) == rates.chosen(table, deltas_of(setting)["in_place"])
