@@ -101,7 +101,8 @@ print(*(name for name in sys.modules if name.startswith("sani.") or name == "mat
 
 
 @pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.repair_rates])
-def test_a_repairs_rates_are_those_that_the_rule_finds_on_the_committed_sweep(name):
+def test_a_repairs_rates_are_those_that_the_rule_finds_on_the_committed_sweep(name, monkeypatch):
+    monkeypatch.setenv("SANI_FIGURES", str(PACKAGE.parent / "figures"))
     setting = SETTINGS[name]
     table = pd.read_parquet(measured.file_of(setting, "rates"))
     assert set(table["seed"]) == {0, 1, 2}
