@@ -8,6 +8,7 @@ import os
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "2000"
 
+from .auditing import Audit, audit
 from .blacklists import Blacklist
 from .blocks import encode
 from .data.corpora import load_corpus

@@ -1,6 +1,7 @@
 """Measuring regurgitation, exposure and utility: exhaustive masking, or teacher forcing (PAPER §5)."""
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import compress
 
@@ -14,10 +15,10 @@ from . import blocks as blocks_
 from .blacklists import KINDS, Blacklist
 from .exposure import NAMES, RARE, Ranks
 from .models import family
-from .predictions import Pass, Units, best_tokens, check_blocks, layout, portions, predict
+from .predictions import CONTEXTS, Pass, Units, best_tokens, check_blocks, layout, portions, predict
 from .runs import checked, one_of
 
-CONTEXTS = {"visible": "in_place", "isolated": "in_place_isolated", "padded": "in_place_padded"}
+IN_PLACE = {"visible": "in_place", "isolated": "in_place_isolated", "padded": "in_place_padded"}
 EXPOSURES = {"visible": "exposure", "isolated": "exposure_isolated"}
 COUNTS = ["kind", "spans", "context", "metric", "count", "total", "value"]
 
@@ -89,16 +90,11 @@ class Report:
         else:
             more = () if metric == "in_place" else ("names", *sorted({*units["type"]} - {""}))
             one_of("kind", kind, (*KINDS, "all", *more))
-            part = CONTEXTS[context] if metric == "in_place" else EXPOSURES[context]
+            part = IN_PLACE[context] if metric == "in_place" else EXPOSURES[context]
             chosen, whole = units["scored"] & _of_kind(units, kind) & units[part].notna(), "one"
             if metric == "exposure_rare":
                 chosen &= units["iterations"] <= RARE
-        sums = units[chosen].groupby("record_id")[[part, whole]].sum().to_numpy(dtype=float)
-        if len(sums) == 0:
-            return float("nan"), float("nan")
-        draws = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=2000) @ sums
-        low, high = np.quantile(draws[:, 0] / draws[:, 1], [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        return bootstrap(units[chosen].groupby("record_id")[[part, whole]].sum().to_numpy(dtype=float), level, seed)
 
     def __repr__(self) -> str:
         return (
@@ -145,25 +141,57 @@ def evaluate(
     elif base is not None:
         check_blocks(base, blocks, "base")
         base = evaluate(base, blocks, batch_size=batch_size, seed=seed, progress=progress)
-    units = _predicted(model, laid, blocks, batch_size, progress, seed)
+    units = _predicted(model, laid, blocks, batch_size, progress, seed, CONTEXTS)
     rows = _count(units) + _exposures(units)
     if base is not None:
-        for context, column in CONTEXTS.items():
+        for context, column in IN_PLACE.items():
             if column in units:
                 excess = units[column].astype(int) - base.units[column].astype(int)
                 rows += _by_kind(units, excess, "excess", context)
     if heldout is not None:
-        of_others = _count(_predicted(model, layout(heldout, seed), heldout, batch_size, progress))
+        of_others = _count(_predicted(model, layout(heldout, seed), heldout, batch_size, progress, None, ("visible",)))
         kept = [row for row in of_others if row["metric"] in ("utility", "utility_all")]
         rows += [row | {"metric": row["metric"] + "_heldout"} for row in kept]
-    listed = units[units["term_id"] >= 0].groupby("term_id")
-    counted = {column: (column, "sum") for column in CONTEXTS.values() if column in units}
-    terms = listed.agg(kind=("kind", "first"), tokens=("tokens", "max"), iterations=("in_place", "size"), **counted)
-    terms = terms.reset_index()
+    report = _report(units, rows)
     if reveal:
         named = blacklist.terms(reveal=True).set_index("term_id")["term"]
-        terms.insert(1, "term", named.loc[terms["term_id"]].to_numpy())
-    return Report(pd.DataFrame(rows, columns=COUNTS), terms, units)
+        report.terms.insert(1, "term", named.loc[report.terms["term_id"]].to_numpy())
+    return report
+
+
+def remembered(
+    model: PreTrainedModel,
+    blocks: Dataset,
+    contexts: Collection[str] = ("isolated",),
+    among: np.ndarray | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Report:
+    """The part of `evaluate` that asks for memory alone: listed terms in some contexts, in_place and exposure.
+
+    A masked model's `isolated` takes one pass over the rows. `among` (boolean, a value per unit of `layout(blocks,
+    seed)`): only these units count, be it as what stands there or as an alternative.
+    """
+    check_blocks(model, blocks)
+    units = _predicted(model, layout(blocks, seed), blocks, batch_size, progress, seed, contexts, among)
+    return _report(units, _count(units) + _exposures(units))
+
+
+def _report(units: pd.DataFrame, rows: list[dict]) -> Report:
+    counted = {column: (column, "sum") for column in IN_PLACE.values() if column in units}
+    listed = units[units["term_id"] >= 0].groupby("term_id")
+    terms = listed.agg(kind=("kind", "first"), tokens=("tokens", "max"), iterations=("kind", "size"), **counted)
+    return Report(pd.DataFrame(rows, columns=COUNTS), terms.reset_index(), units)
+
+
+def bootstrap(sums: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Percentile interval (2,000 draws of rows) of a ratio of sums, float64 (n, 2); NaN where there is no row."""
+    if len(sums) == 0:
+        return float("nan"), float("nan")
+    draws = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=2000) @ sums
+    low, high = np.quantile(draws[:, 0] / draws[:, 1], [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 @torch.inference_mode()
@@ -192,34 +220,40 @@ def fill_in(model: PreTrainedModel, blocks: Dataset, tokenizer, unit_ids: list[i
     return pd.DataFrame(rows)
 
 
-def _predicted(model, units: Units, blocks, batch_size, progress, seed: int | None = None) -> pd.DataFrame:
-    """The columns of `Report.units`; without `seed` only what is predicted of the rows as they are."""
+def _predicted(
+    model, units: Units, blocks, batch_size, progress, seed: int | None, contexts: Collection[str], among=None
+) -> pd.DataFrame:
+    """The columns of `Report.units` in some contexts; with a `seed` the exposure, and what comes with it."""
     info, causal = blocks_.info(blocks), family(model).causal
     table, index, truth = units.table, units.tokens["unit"], units.tokens["id"]
     # The unknown token stands for no term in particular: predicting it reveals none.
     unknown = -1 if info["unk_token_id"] is None else info["unk_token_id"]
     known = np.bincount(index, truth == unknown, len(table)) == 0
     listed, ranks, watch = (table["term_id"] >= 0) & known, None, None
+    listed = listed if among is None else listed & among
     if seed is not None:
-        ranks = Ranks(units, seed, listed.to_numpy(), causal)
+        ranks = Ranks(units, seed, listed.to_numpy(), causal, [c for c in EXPOSURES if c in contexts])
         watch = None if causal else ranks.add
-    predictions = predict(model, units, blocks, batch_size, progress, ranks is not None, watch)
+    # What a causal model predicts of a first mention in isolation is what it predicts anyway.
+    asked = {*contexts, "visible"} if causal else contexts
+    predictions = predict(model, units, blocks, batch_size, progress, asked, watch)
     right = {context: np.bincount(index, ids == truth, len(table)) for context, ids in predictions.items()}
-    table["correct"] = right["visible"].astype(np.int64)
-    for context, column in CONTEXTS.items():
+    for context, column in IN_PLACE.items():
         if context in right:
             table[column] = (right[context] == table["tokens"]) & listed
     if "padded" in right:
         table["correct_padded"] = right["padded"].astype(np.int64)
-    table["elsewhere"] = _elsewhere(units, predictions["visible"], listed)
+    if "visible" in right:
+        table["correct"] = right["visible"].astype(np.int64)
+        table["elsewhere"] = _elsewhere(units, predictions["visible"], listed)
     annotated = set(table["kind"][table["gold"]])
     table["scored"] = (table["term_id"] >= 0) & (table["gold"] | ~table["kind"].isin(annotated))
+    table["scored"] &= True if among is None else among
     if ranks is not None:
         if causal:
             ranks.add_causal(model, blocks, progress)
-        found = ranks.of_units()
-        for context, column in EXPOSURES.items():
-            table[column] = found[context]
+        for context, found in ranks.of_units().items():
+            table[EXPOSURES[context]] = found
         table["type"] = np.array([*info["types"], ""], dtype=object)[table["type_id"]]
         table["iterations"] = table["term_id"].map(table["term_id"].value_counts())
     return table
@@ -251,9 +285,11 @@ def _count(units: pd.DataFrame) -> list[dict]:
     """The rows of `Report.counts`."""
     listed = units["term_id"] >= 0
     rows = []
-    for context, column in CONTEXTS.items():
+    for context, column in IN_PLACE.items():
         if column in units:
             rows += _by_kind(units, units[column], "in_place", context)
+    if "elsewhere" not in units:
+        return rows
     rows += _by_kind(units, units["elsewhere"] != "", "elsewhere_sensitive", "visible")
     rows += _by_kind(units, units["correct"], "partial", "visible", weight=units["tokens"])
     ordinary = units[~listed]
@@ -296,6 +332,8 @@ def _exposures(units: pd.DataFrame) -> list[dict]:
     named = (*KINDS, "all", "names", *sorted({*units["type"]} - {""}))
     rows, kinds = [], [kind for kind in named if _of_kind(units, kind).any()]
     for context, column in EXPOSURES.items():
+        if column not in units:
+            continue
         for metric, chosen in (("exposure", True), ("exposure_rare", units["iterations"] <= RARE)):
             for kind in kinds:
                 for spans, of_spans in (("scored", units["scored"]), ("matched", units["term_id"] >= 0)):

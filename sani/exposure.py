@@ -6,7 +6,7 @@ frequent in a corpus ranks the true one high. 0.5: nothing is remembered of who 
 the likeliest; clearly below 0.5: it is avoided, which betrays it just as well.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -112,7 +112,10 @@ class Ranks:
     the normaliser of the softmax. A filter of logits is not looked at: exposure is that of the model as it is saved.
     """
 
-    def __init__(self, units: Units, seed: int, readable: np.ndarray, causal: bool):
+    def __init__(
+        self, units: Units, seed: int, readable: np.ndarray, causal: bool,
+        contexts: Sequence[str] = ("visible", "isolated"),
+    ):  # fmt: skip
         self.units, self.found = units, alternatives(units, seed, readable)
         if causal and len(self.found.unit) > SAMPLE:
             lot = uniform(torch.from_numpy(self.found.unit), seed, 3).argsort()[:SAMPLE].sort().values.numpy()
@@ -121,10 +124,12 @@ class Ranks:
         self.slot[self.found.unit] = np.arange(len(self.found.unit))
         self.token = torch.full_like(units.columns["unit_ids"], -1)
         self.token.view(-1)[torch.from_numpy(units.tokens["position"])] = torch.arange(len(units.tokens["id"]))
-        self.scores: dict[str, Tensor] = {}
+        self.scores = {context: torch.zeros(self.found.ids.shape, dtype=torch.float64) for context in contexts}
 
     def add(self, part: Portion) -> None:
         """Take the logits of the alternatives of the scored units among what a masked model predicted."""
+        if part.context not in self.scores:
+            return
         token = self.token[part.rows][part.chosen].numpy()
         slot = self.slot[self.units.tokens["unit"][token]]
         scored = np.flatnonzero(slot >= 0)
@@ -132,17 +137,14 @@ class Ranks:
         wanted = torch.from_numpy(self.found.written[self.found.ids[slot], place[:, None]]).clamp(min=0)
         device = part.output.device
         values = part.output[torch.from_numpy(scored).to(device)].gather(1, wanted.to(device)).double().cpu()
-        self._of(part.context).index_add_(0, torch.from_numpy(slot), values)
-
-    def _of(self, context: str) -> Tensor:
-        return self.scores.setdefault(context, torch.zeros(self.found.ids.shape, dtype=torch.float64))
+        self.scores[part.context].index_add_(0, torch.from_numpy(slot), values)
 
     @torch.inference_mode()
     def add_causal(self, model: PreTrainedModel, blocks: Dataset, progress: bool) -> None:
         """Ask a causal model for each alternative after what stands before the unit, which is read once."""
         here, pad = processes(), blocks_.info(blocks)["pad_token_id"]
         columns, table = self.units.columns, self.units.table
-        todo = [(slot, context) for slot in range(len(self.found.unit)) for context in ("visible", "isolated")]
+        todo = [(slot, context) for slot in range(len(self.found.unit)) for context in self.scores]
         todo = todo[here.process_index :: here.num_processes]
         disable = not progress or not here.is_main_process
         bar = tqdm(todo, "exposure", unit="unit", delay=2, mininterval=1, disable=disable, leave=False)
@@ -156,14 +158,13 @@ class Ranks:
                 ids = self.found.ids[slot]
                 written = torch.from_numpy(self.found.written[ids[ids >= 0]])
                 written = written[:, : int((written[0] >= 0).sum())]
-                found = _after(model, before[None], attended(torch.ones_like(before), before, pad)[None], written)
-                self._of(context)[slot, torch.from_numpy(ids >= 0)] = found.double().cpu()
+                found = continued(model, before[None], attended(torch.ones_like(before), before, pad)[None], written)
+                self.scores[context][slot, torch.from_numpy(ids >= 0)] = found.double().cpu()
 
     def of_units(self) -> dict[str, np.ndarray]:
         """Exposure of every unit by context, float64 (units,); NaN where it is not scored."""
         here, found = processes(), {}
-        for context in ("visible", "isolated"):  # in every process, also in one that had no portion of it
-            scores = self._of(context)
+        for context, scores in self.scores.items():
             if here.num_processes > 1:  # each portion was one process's, and is 0 in the others
                 scores = scores.to(here.device)
                 torch.distributed.all_reduce(scores)
@@ -176,7 +177,7 @@ class Ranks:
         return found
 
 
-def _after(model: PreTrainedModel, before: Tensor, attention: Tensor, written: Tensor) -> Tensor:
+def continued(model: PreTrainedModel, before: Tensor, attention: Tensor, written: Tensor) -> Tensor:
     """Log-probabilities (n,) of n texts of k tokens, written (n, k), after a text before (1, length)."""
     device, head = model.device, family(model).head
     before, attention, written = before.to(device), attention.to(device), written.to(device)

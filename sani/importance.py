@@ -37,7 +37,7 @@ def activation(
 
     hooks = [layer.register_forward_hook(keep(name)) for name, layer in layers(model, target).items()]
     try:
-        for part in portions(model, blocks, passes(units, causal, apart=False), batch_size, "activation", progress):
+        for part in portions(model, blocks, passes(units, causal, ("visible",)), batch_size, "activation", progress):
             listed = units.columns["sensitive"][part.rows][part.chosen] > 0
             groups, chosen = torch.stack((listed, ~listed)), part.chosen.to(model.device)
             counts += groups.sum(dim=1)

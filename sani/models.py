@@ -252,3 +252,10 @@ def untie(model: PreTrainedModel) -> PreTrainedModel:
     model.config.tie_word_embeddings = False
     model.all_tied_weights_keys = {}
     return model
+
+
+@torch.no_grad()
+def retie(model: PreTrainedModel) -> PreTrainedModel:
+    """Copy the input embeddings into an output matrix that was untied from them, in place."""
+    model.get_output_embeddings().weight.copy_(model.get_input_embeddings().weight)
+    return model

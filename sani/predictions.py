@@ -1,7 +1,7 @@
 """What a model predicts for every unit of some blocks: exhaustive masking, or teacher forcing (PAPER §5)."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from .masking import OBJECTIVES, attended, uniform
 from .models import check_model, family, hidden_states, logits_at, positions
 
 FOLDS = math.ceil(1 / 0.15)
+CONTEXTS = ("visible", "isolated", "padded")  # the last: of causal models
 OF_UNIT = ("record_id", "person_id", "term_id", "type_id", "style")
 LOGITS = 1 << 27  # at once, for a causal model, which is asked for every token of a row: half a gigabyte
 
@@ -110,20 +111,22 @@ class Portion(NamedTuple):
     output: Tensor  # logits at the chosen (number of them, vocabulary), or hidden states (n, block_size, hidden)
 
 
-def passes(units: Units, causal: bool, apart: bool) -> list[Pass]:
-    """The passes in which every unit is predicted once as `visible` and, if `apart`, with other terms hidden too.
+def passes(units: Units, causal: bool, contexts: Collection[str] = CONTEXTS) -> list[Pass]:
+    """The passes in which every unit is predicted once in each of some contexts.
 
-    A masked model's: a pass for each fold, where the fold is masked; and one where all listed terms are (`isolated`). A
-    causal one's: the raw rows; the rows without listed terms (`padded`); and for the n-th mention of a term in its row,
-    the row without the mentions before it (`isolated`).
+    A masked model's: a pass for each fold, where the fold is masked (`visible`); and one where all listed terms are
+    (`isolated`). A causal one's: the raw rows; the rows without listed terms (`padded`); and for the n-th mention of a
+    term in its row, the row without the mentions before it (`isolated`; of the first one that is `visible`).
     """
     text, listed, found = units.columns["unit_ids"] >= 0, units.columns["sensitive"] > 0, []
     if causal:
         term = units.columns["term_ids"]
         mention = torch.arange(len(term))[:, None] * (int(term.max()) + 2) + term  # a number per (row, term)
-        found.append(Pass("visible", torch.zeros_like(text), text))
-        if apart:
+        if "visible" in contexts:
+            found.append(Pass("visible", torch.zeros_like(text), text))
+        if "padded" in contexts:
             found.append(Pass("padded", listed, text))
+        if "isolated" in contexts:
             table = units.table
             rank = table[table["term_id"] >= 0].groupby(["row", "term_id"]).cumcount()
             rank = units.spread(rank.reindex(table.index, fill_value=-1).to_numpy())
@@ -133,10 +136,10 @@ def passes(units: Units, causal: bool, apart: bool) -> list[Pass]:
                 found.append(Pass("isolated", earlier, sought))
         return found
     fold_of = units.spread(units.folds)
-    for fold in range(FOLDS):
+    for fold in range(FOLDS if "visible" in contexts else 0):
         chosen = fold_of == fold
         found.append(Pass("visible", chosen, chosen))
-    return [*found, Pass("isolated", listed, listed)] if apart else found
+    return [*found, Pass("isolated", listed, listed)] if "isolated" in contexts else found
 
 
 def earlier_mentions(terms: Tensor, start: int) -> Tensor:
@@ -209,18 +212,18 @@ def best_tokens(model: PreTrainedModel, logits: Tensor, input_ids: Tensor, chose
 
 @torch.inference_mode()
 def predict(
-    model: PreTrainedModel, units: Units, blocks: Dataset, batch_size: int, progress: bool, apart: bool = True,
-    watch: Callable[[Portion], None] | None = None,
+    model: PreTrainedModel, units: Units, blocks: Dataset, batch_size: int, progress: bool,
+    contexts: Collection[str] = CONTEXTS, watch: Callable[[Portion], None] | None = None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """Predicted ids of every token of the text, int64 (tokens,), by context: `visible` and, if `apart`, the others.
+    """Predicted ids of every token of the text, int64 (tokens,), by those of the contexts that the family has.
 
-    Where nothing is hidden in isolation that is not hidden anyway, the prediction is the visible one. `watch` is called
-    with every portion.
+    Where nothing is hidden in isolation that is not hidden anyway, the prediction is the visible one, or −1 where that
+    is not asked for. `watch` is called with every portion.
     """
     causal, unit_ids = family(model).causal, units.columns["unit_ids"]
-    contexts = ["visible", "isolated", "padded"][: (3 if causal else 2) if apart else 1]
+    contexts = [context for context in CONTEXTS[: 3 if causal else 2] if context in contexts]
     predicted = {context: torch.full_like(unit_ids, -1) for context in contexts}
-    for part in portions(model, blocks, passes(units, causal, apart), batch_size, "evaluate", progress, shared=True):
+    for part in portions(model, blocks, passes(units, causal, contexts), batch_size, "evaluate", progress, shared=True):
         if watch is not None:
             watch(part)
         best = best_tokens(model, part.output, part.input_ids, part.chosen, unit_ids[part.rows])
@@ -232,7 +235,7 @@ def predict(
             torch.distributed.all_reduce(ids, torch.distributed.ReduceOp.MAX)
             predicted[context] = ids.cpu()
     predicted = {context: ids.reshape(-1).numpy()[units.tokens["position"]] for context, ids in predicted.items()}
-    if apart:
+    if {"visible", "isolated"} <= predicted.keys():
         predicted["isolated"] = np.where(predicted["isolated"] >= 0, predicted["isolated"], predicted["visible"])
     return predicted
 
@@ -252,7 +255,7 @@ def exhaustive_states(
     if causal:  # any position may come before a target
         work = [Pass("", spared, torch.ones_like(spared))]
     else:
-        work = [Pass("", one.hidden & ~spared, one.chosen & ~spared) for one in passes(units, causal, apart=False)]
+        work = [Pass("", one.hidden & ~spared, one.chosen & ~spared) for one in passes(units, causal, ("visible",))]
     states = torch.zeros(*spared.shape, model.config.hidden_size)
     for part in portions(model, blocks, work, batch_size, "hidden states", progress, head=False):
         states[part.rows] = torch.where(part.chosen[..., None], part.output.float().cpu(), states[part.rows])

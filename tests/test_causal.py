@@ -19,13 +19,13 @@ from transformers import (
 )
 
 import sani
+from sani.attacks.generation import free_generation
+from sani.attacks.prompts import bare_prompts
 from sani.blocks import info, tensors
 from sani.erasure import layers, targets
-from sani.generation import free_generation
 from sani.masking import IGNORE, DataCollatorForPPCLM, clm, ppclm
 from sani.methods.pruning import prune
 from sani.models import FAMILIES, PAD, is_causal, logits_at
-from sani.study.probes import bare_prompts
 
 KINDS = ("gpt2", "llama")
 

@@ -7,12 +7,12 @@ import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from ..attacks.generation import free_generation
+from ..attacks.prompts import bare_prompts
 from ..evaluation import Report, evaluate
-from ..generation import free_generation
 from ..predictions import layout, predict
 from .downstream import emotion_f1
 from .prepare import Data
-from .probes import bare_prompts
 from .setting import Setting
 
 MISSED = (0.05, 0.1, 0.2, 0.5)
@@ -91,7 +91,7 @@ def _contexts(setting: Setting, data: Data, model: PreTrainedModel, report: Repo
 def _accuracy(model: PreTrainedModel, blocks: Dataset) -> float:
     """Token accuracy outside of listed terms."""
     units = layout(blocks, 0)
-    found = predict(model, units, blocks, 32, progress=False, apart=False)["visible"]
+    found = predict(model, units, blocks, 32, progress=False, contexts=("visible",))["visible"]
     ordinary = (units.table["term_id"] < 0).to_numpy()[units.tokens["unit"]]
     return float((found == units.tokens["id"])[ordinary].mean())
 

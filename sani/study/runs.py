@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from ..blocks import encode
 from ..erasure import TARGETS
-from ..methods.tied import retie
+from ..models import retie
 from ..results.objectives import OBJECTIVES
 from ..runs import alone, run_folder
 from ..sanitizing import sanitize

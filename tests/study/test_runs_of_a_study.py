@@ -279,7 +279,7 @@ def test_bare_prompts_by_a_rigged_model(monkeypatch):
     import torch
 
     from sani import load_model
-    from sani.study.probes import bare_prompts
+    from sani.attacks.prompts import bare_prompts
 
     model, tokenizer = load_model("tiny-bert")
     texts = ["Patient name: Smith was seen.", "Patient name: Jones was seen.", "Dr. Brown came."]

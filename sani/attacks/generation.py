@@ -1,5 +1,6 @@
 """Free generation by causal models, and the listed terms that come out."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,10 +9,10 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .blacklists import Blacklist
-from .blocks import special_ids
-from .models import check_model, family, positions
-from .runs import checked
+from ..blacklists import Blacklist
+from ..blocks import special_ids
+from ..models import check_model, family, positions
+from ..runs import checked
 
 
 def decoding_options(model: PreTrainedModel) -> dict:
@@ -39,7 +40,8 @@ def free_generation(
     Each sample goes on, by `length` tokens drawn from the `top_k` likeliest (Carlini et al. 2021, §4), from the first
     `prefix` tokens of one of the `texts`, dealt at random, or from nothing if there are none. Terms that the prefix
     holds do not count. A row per sample, int64: text (its number; −1 for nothing), hits, terms (different ones);
-    `attrs["terms"]`: different listed terms over all samples. Raises TypeError or ValueError before any is drawn.
+    `attrs["terms"]`: different listed terms over all samples; `attrs["samples"]`: in how many each stands, by term
+    id. Raises TypeError or ValueError before any is drawn.
     """
     check_model(model)
     checked("blacklist", blacklist, Blacklist)
@@ -58,7 +60,7 @@ def free_generation(
     if (asked := 1 + (prefix if usable else 0) + length) > (limit := positions(model)):
         raise ValueError(f"prefix and length make {asked} tokens, the model has {limit} positions; lower length=")
     order = np.random.default_rng(seed).permutation(usable) if usable else np.array([-1])
-    chosen, rows, found = np.resize(order, samples).tolist(), [], set()
+    chosen, rows, found = np.resize(order, samples).tolist(), [], Counter()
     bar = tqdm(range(0, samples, batch_size), "generate", unit="batch", delay=2, disable=not progress, leave=False)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -72,7 +74,7 @@ def free_generation(
                 known = {hit.term_id for hit in finder.find(given)}
                 hits = [hit.term_id for hit in finder.find(text) if hit.term_id not in known]
                 rows.append((number, len(hits), len(set(hits))))
-                found.update(hits)
+                found.update(set(hits))
     table = pd.DataFrame(rows, columns=["text", "hits", "terms"])
-    table.attrs["terms"] = len(found)
+    table.attrs |= {"terms": len(found), "samples": dict(found)}
     return table

@@ -1,0 +1,92 @@
+"""A short fine-tuning by the attacker: what comes back of terms that it never shows the model?
+
+`relearn` has a fifth of the persons' records, and is scored on the terms of the others' that neither stand in the
+fifth nor share a word's tokens with one that does; so are the alternatives. `benign_relearn` has public text alone.
+Rates and epochs are swept, and every setting is reported: the worst counts. Source:
+Deeb & Roger 2024, arXiv 2410.08827.
+"""
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from .. import models
+from ..evaluation import remembered
+from ..predictions import Units, layout
+from ..training import default_learning_rate, fine_tune
+from .graft import grafted
+from .rows import of_report, only
+
+SHARE = 0.2  # of the records, at least
+RATES = (1 / 3, 1, 3)  # times the usual one
+EPOCHS = (2, 6)
+
+
+def parts(blocks: Dataset, seed: int) -> tuple[Dataset, Dataset, Units, np.ndarray]:
+    """The attacker's rows, the others' rows, their units, and which of these (boolean) the attacker knows nothing of.
+
+    Raises ValueError for the records of one person alone.
+    """
+    units = layout(blocks, seed)
+    table = units.table
+    persons = table.groupby("person_id")["record_id"].nunique()
+    if len(persons) < 2:
+        raise ValueError("the blocks hold the records of one person; relearning needs others to score")
+    order = np.random.default_rng(seed).permutation(persons.index)
+    enough = int(np.searchsorted(persons[order].cumsum(), SHARE * persons.sum())) + 1
+    mine = table["person_id"].isin(order[: min(enough, len(order) - 1)])
+    known, other = (only(blocks, table.loc[which, "record_id"].unique()) for which in (mine, ~mine))
+    others = layout(other, seed)
+    # A term that holds a known one, or stands in one, is known in part: "Dr. Keller" beside "Anna Keller".
+    spelled = {side: _spelled(laid) for side, laid in (("known", layout(known, seed)), ("other", others))}
+    tokens = {token for ids in spelled["known"].values() for token in ids[:1] + ids[-1:]}
+    shared = [term for term, ids in spelled["other"].items() if term in spelled["known"] or tokens & {ids[0], ids[-1]}]
+    unknown = (others.table["term_id"] >= 0) & ~others.table["term_id"].isin(shared)
+    return known, other, others, unknown.to_numpy()
+
+
+def _spelled(units: Units) -> dict[int, tuple[int, ...]]:
+    """The tokens of each listed term, as it is first written."""
+    first = units.table[units.table["term_id"] >= 0].drop_duplicates("term_id")
+    order = np.argsort(units.tokens["unit"], kind="stable")
+    ids, ends = units.tokens["id"][order], np.cumsum(units.table["tokens"])
+    return {
+        row.term_id: tuple(ids[ends[row.Index] - row.tokens : ends[row.Index]].tolist()) for row in first.itertuples()
+    }
+
+
+def _swept(model, text: Dataset, rates, seed: int, score) -> list[dict]:
+    """The rows that `score` gives of the model after every rate's epochs on a text."""
+    usual, rows = default_learning_rate(model), []
+    for times in rates:
+
+        def measure(trained, epoch, rate=usual * times):
+            rows.extend(score(trained, f"rate {rate:.1e}, {epoch} epochs"))
+            return {}
+
+        fine_tune(model, text, epochs=EPOCHS[-1], learning_rate=usual * times, seed=seed, progress=False,
+                  measure_at=EPOCHS, measure=measure)  # fmt: skip
+    return rows
+
+
+def relearn(model: PreTrainedModel, blocks: Dataset, seed: int, **_) -> list[dict]:
+    known, other, _, unknown = parts(blocks, seed)
+
+    def score(trained, setting):
+        return of_report(remembered(trained, other, among=unknown, seed=seed), setting)
+
+    return _swept(model, known, RATES, seed, score)
+
+
+def retie_relearn(model: PreTrainedModel, blocks: Dataset, seed: int, **_) -> list[dict]:
+    return relearn(models.retie(models.clone(model)), blocks, seed)
+
+
+def graft_relearn(model: PreTrainedModel, blocks: Dataset, base: PreTrainedModel, seed: int, **_) -> list[dict]:
+    return relearn(grafted(model, base), blocks, seed)
+
+
+def benign_relearn(model: PreTrainedModel, blocks: Dataset, heldout: Dataset, seed: int, **_) -> list[dict]:
+    return _swept(
+        model, heldout, RATES, seed, lambda trained, setting: of_report(remembered(trained, blocks, seed=seed), setting)
+    )

@@ -1,0 +1,93 @@
+"""The rows that attacks return: no term and no text in them, only what share of something came back."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from .. import blocks as blocks_
+from ..blacklists import KINDS
+from ..evaluation import Report, bootstrap
+
+COLUMNS = ["attack", "setting", "kind", "metric", "context", "count", "value", "low", "high"]
+SCORES = ("in_place", "exposure", "exposure_rare")
+
+
+def row(kind, metric, context, count, value, interval=(float("nan"),) * 2, setting="") -> dict:
+    low, high = interval
+    found = (setting, kind, metric, context, int(count), float(value), float(low), float(high))
+    return dict(zip(COLUMNS[1:], found))
+
+
+def of_report(report: Report, setting: str = "", contexts: Iterable[str] = ("isolated",)) -> list[dict]:
+    """What a report tells of memory: in_place by kind and exposure of names, with bootstrap intervals over records.
+
+    Where no listed term is of a type that is a name, exposure is that of all. `count`: units measured.
+    """
+    counts, rows = report.counts, []
+    names = "names" if (counts["kind"].eq("names") & counts["value"].notna()).any() else "all"
+    for context in contexts:
+        for metric in SCORES:
+            for kind in (*KINDS, "all") if metric == "in_place" else (names,):
+                where = (counts["metric"] == metric) & (counts["kind"] == kind) & (counts["context"] == context)
+                found = counts[where & (counts["spans"] == "scored")]
+                if len(found) and np.isfinite(found["value"].iloc[0]):
+                    interval = report.interval(metric, kind, context=context)
+                    count = found["total" if metric == "in_place" else "count"].iloc[0]
+                    rows.append(row(kind, metric, context, count, found["value"].iloc[0], interval, setting))
+    return rows
+
+
+def bootstrapped(units: pd.DataFrame, values: np.ndarray, kind: str, metric: str, setting: str) -> dict:
+    """The mean of units' values (NaN where there is none), with a bootstrap interval over records, in isolation."""
+    there = np.isfinite(values)
+    sums = pd.DataFrame({"value": values[there], "one": 1.0}).groupby(units["record_id"].to_numpy()[there]).sum()
+    value = values[there].mean() if there.any() else float("nan")
+    return row(kind, metric, "isolated", there.sum(), value, bootstrap(sums.to_numpy()), setting)
+
+
+def auc(scores: np.ndarray, true: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """AUC, and its 95 % bootstrap interval, of scores float64 (n,) that should be higher where `true` (boolean).
+
+    Only pairs within a group (int64) are compared; ties count ½. NaN where no group holds both.
+    """
+    found = []
+    random = np.random.default_rng(seed)
+    for draw in range(1 + 500):
+        wins = pairs = 0.0
+        for group in np.unique(groups):
+            one, other = (scores[(groups == group) & (true == side)] for side in (True, False))
+            if not len(one) or not len(other):
+                continue
+            if draw:
+                one, other = random.choice(one, len(one)), random.choice(other, len(other))
+            order = np.sort(other)
+            below, upto = (np.searchsorted(order, one, side) for side in ("left", "right"))
+            wins += (below + 0.5 * (upto - below)).sum()
+            pairs += len(one) * len(other)
+        found.append(wins / pairs if pairs else float("nan"))
+    low, high = np.quantile(found[1:], [0.025, 0.975])
+    return found[0], float(low), float(high)
+
+
+def only(blocks: Dataset, records: Iterable[int]) -> Dataset:
+    """Blocks of some records alone, by the numbers that `record_ids` has: all other tokens become padding.
+
+    Rows that hold none of them are left out; units keep their numbers. Raises ValueError if nothing is left.
+    """
+    columns = {name: column.numpy() for name, column in blocks_.tensors(blocks).items()}
+    kept = np.isin(columns["record_ids"], [*records])
+    whole = kept.any(axis=1)
+    if not whole.any():
+        raise ValueError("the blocks hold none of these records")
+    info, text = blocks_.info(blocks), columns["record_ids"] >= 0
+    # What begins and ends a row stays; what parts two records goes with those that go.
+    ends = ~text & (np.cumsum(text, axis=1) == 0) | ~text & (np.cumsum(text[:, ::-1], axis=1)[:, ::-1] == 0)
+    shown = kept | ends
+    void = {"input_ids": info["pad_token_id"], "attention_mask": 0}
+    found = {name: np.where(shown, values, void.get(name, -1))[whole] for name, values in columns.items()}
+    table = pd.DataFrame({name: [*values] for name, values in found.items()})
+    made = Dataset.from_pandas(table, features=blocks.features, preserve_index=False)
+    made.info.description = blocks.info.description
+    return made

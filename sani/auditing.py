@@ -1,0 +1,209 @@
+"""Does it really forget? Attacks on a sanitised model, each by its name, beside the chance level (PAPER §7)."""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from inspect import signature
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from . import blocks as blocks_
+from .blacklists import Blacklist
+from .erasure import linear_layers
+from .models import family, hidden_states
+from .predictions import check_blocks, evaluating
+from .runs import checked, one_of
+
+# How far from chance is far, by the metrics that are judged; the others stand beside.
+FAR = {"in_place": 0.01, "exposure": 0.05, "exposure_rare": 0.05, "auc": 0.05, "samples": 0.05}
+VERDICTS = ("far from chance", "undecided", "near chance", "not testable", "no chance level", "not run")  # worst first
+
+
+class Attack(NamedTuple):
+    """What an attack does, in a line; where its function stands; what it costs, in forward passes over the blocks.
+
+    The function has the attack's name, with "_" for "-". It takes by name what it reads of `audit`'s arguments and
+    returns rows; what it has no default for it cannot do without. `passes`: of a masked and of a causal model.
+    """
+
+    summary: str
+    module: str
+    passes: tuple[float, float]
+
+
+ATTACKS = {
+    "as-it-is": Attack("no attack: in place, and by the ranking of alternatives", "sani.attacks.as_it_is", (8, 6)),
+    "retie": Attack("its input embeddings as output matrix", "sani.attacks.retie", (1, 5)),
+    "graft": Attack("the base model's head on it", "sani.attacks.graft", (1, 5)),
+    "quantize": Attack("its weights rounded to 8 and to 4 bits", "sani.attacks.quantize", (2, 10)),
+    "probe": Attack("its embeddings as a lens on every layer", "sani.attacks.probe", (1, 0)),
+    "reintroduce": Attack("a person named once: the rest of the record", "sani.attacks.reintroduce", (2, 2)),
+    "prompts": Attack("bare prompts and free generation", "sani.attacks.prompts", (0.1, 3)),
+    "infer-list": Attack("listed names told from names never read", "sani.attacks.infer_list", (1, 3)),
+    "membership": Attack("records read told from others", "sani.attacks.membership", (10, 2)),
+    "relearn": Attack("fine-tuned on a fifth of the records", "sani.attacks.relearn", (17, 41)),
+    "retie-relearn": Attack("re-tied, then fine-tuned on a fifth", "sani.attacks.relearn", (17, 41)),
+    "graft-relearn": Attack("grafted, then fine-tuned on a fifth", "sani.attacks.relearn", (17, 41)),
+    "benign-relearn": Attack("fine-tuned on other people's records", "sani.attacks.relearn", (24, 48)),
+}
+REPAIR = 13 * 3  # passes of a repair of 13 epochs, whose backward pass costs two
+
+
+@dataclass
+class Audit:
+    """What attacks found of a model.
+
+    `rows`: attack, setting, kind, metric, context (object), count (int64), value, low, high (float64); `chance` and
+    `leak` (float64: the same of the model that chance is taken from, and of `before`; NaN where there is none);
+    `distance`, |value − chance|; `verdict` (object): `near chance` within FAR; `far from chance` beyond it, if the
+    interval, where there is one, excludes chance; else `undecided`. `not testable`: what the attack finds in `before`
+    is within FAR of chance too, or names that nothing tells apart are told apart. "" for a metric that is not judged.
+    `attacks`: a row per attack, the worst first: attack, verdict, setting, kind, metric, context, value, low, high,
+    chance, leak, distance of its worst row, `summary`, and `why` it was not run.
+    """
+
+    attacks: pd.DataFrame
+    rows: pd.DataFrame = field(repr=False)
+
+    def __repr__(self) -> str:
+        told = self.attacks["verdict"].value_counts()
+        return f"<Audit: {', '.join(f'{count} attacks {verdict}' for verdict, count in told.items())}>"
+
+
+def audit(
+    model: PreTrainedModel,
+    blocks: Dataset,
+    base: PreTrainedModel | None = None,
+    before: PreTrainedModel | None = None,
+    counterfactual: PreTrainedModel | None = None,
+    heldout: Dataset | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    corpus: Dataset | None = None,
+    blacklist: Blacklist | None = None,
+    budget: float | None = None,
+    attacks: Collection[str] = tuple(ATTACKS),
+    seed: int = 0,
+    progress: bool = True,
+) -> Audit:
+    """Attack a sanitised model as its blocks' text and public things allow, the cheapest attacks first.
+
+    Chance is what the same attack finds in the `counterfactual` model, or else in the `base` model before fine-tuning;
+    `before`, the model that was sanitised, shows whether an attack can find anything at all. `heldout`: blocks of
+    persons never trained on, with names listed. `tokenizer`, `corpus`, `blacklist`: those of the blocks, for prompts.
+    budget: in multiply-adds over all attacks on the model itself, by default a repair's of 13 epochs; the models beside
+    cost as much again each. What it does not cover, and what lacks an argument, is `not run`, which is not `passed`.
+    Raises TypeError or ValueError for bad arguments, before any work. No row holds a term or text.
+    """
+    given = dict(locals())
+    for name in ("model", "base", "before", "counterfactual"):
+        if given[name] is not None:
+            check_blocks(given[name], blocks, name)
+    if heldout is not None:
+        check_blocks(model, heldout, "model")
+    chosen = [one_of("attack", name, ATTACKS) for name in checked("attacks", attacks, Collection)]
+    checked("seed", seed, int, 0, 2**32 - 1)
+    a_pass = pass_cost(model, blocks)
+    left = REPAIR * a_pass if budget is None else checked("budget", budget, float, above=0)
+    causal, runs, why = family(model).causal, {}, {}
+    for name in sorted(chosen, key=lambda name: ATTACKS[name].passes[causal]):
+        run, cost = _function(name), ATTACKS[name].passes[causal] * a_pass
+        asked = [p.name for p in signature(run).parameters.values() if p.default is p.empty]
+        lacking = [argument for argument in asked if given.get(argument, model) is None]
+        if lacking:
+            why[name] = f"needs {', '.join(lacking)}="
+        elif causal and not ATTACKS[name].passes[True]:
+            why[name] = "is for masked models"
+        elif cost > left:
+            why[name] = f"needs a budget of {cost:.2g} multiply-adds more than the {left:.2g} that are left"
+        else:
+            runs[name], left = run, left - cost
+    sides = {"value": model, "leak": before, "chance": base if counterfactual is None else counterfactual}
+    sides = {side: one for side, one in sides.items() if one is not None}
+    found = _run(runs, sides, given, causal, progress)
+    return Audit(_worst(found, why), found)
+
+
+def pass_cost(model: PreTrainedModel, blocks: Dataset) -> float:
+    """Multiply-adds of a forward pass of the encoder over the rows of some blocks, attention left out."""
+    matrices = sum(layer.weight.numel() for _, layer in linear_layers(model.base_model))
+    return float(matrices) * len(blocks) * blocks_.info(blocks)["block_size"]
+
+
+def _function(name: str) -> Callable[..., list[dict]]:
+    return getattr(import_module(ATTACKS[name].module), name.replace("-", "_"))
+
+
+@torch.inference_mode()
+def _seconds_a_pass(model: PreTrainedModel, blocks: Dataset) -> float:
+    """How long a forward pass over the rows takes, by a trial on a few of them."""
+    columns = blocks_.tensors(blocks.select(range(min(16, len(blocks)))), "input_ids", "attention_mask")
+    with evaluating(model):
+        for _ in range(2):  # the first one warms up
+            started = time.monotonic()
+            hidden_states(model, *(column.to(model.device) for column in columns.values()))
+    return (time.monotonic() - started) * len(blocks) / len(columns["input_ids"])
+
+
+def _run(
+    runs: Mapping, sides: Mapping[str, PreTrainedModel], given: Mapping, causal: bool, progress: bool
+) -> pd.DataFrame:
+    """The rows of all attacks on the models of all sides, side by side and judged."""
+    total = sum(ATTACKS[name].passes[causal] for name in runs) * len(sides)
+    minutes = total * _seconds_a_pass(given["model"], given["blocks"]) / 60
+    keys, tables = ["setting", "kind", "metric", "context"], []
+    with tqdm(total=total, desc="audit", unit="pass", disable=not progress, leave=False, delay=2) as bar:
+        if progress:
+            bar.write(f"audit: {len(runs)} attacks on {len(sides)} models, about {max(1, round(minutes))} min")
+        for name, run in runs.items():
+            bar.set_postfix_str(name)
+            merged = None
+            for side, model in sides.items():
+                found = pd.DataFrame(run(**given | {"model": model}), columns=[*keys, "count", "value", "low", "high"])
+                if merged is None:
+                    merged = found
+                else:
+                    of_side = found[[*keys, "value"]].rename(columns={"value": side})
+                    merged = merged.merge(of_side, on=keys, how="left")
+                bar.update(ATTACKS[name].passes[causal])
+            tables.append(merged.assign(attack=name))
+    empty = pd.DataFrame(columns=["attack", *keys, "count", "value", "low", "high"])
+    table = pd.concat([empty, *tables], ignore_index=True) if tables else empty
+    table = table.reindex(columns=[*empty.columns, "chance", "leak"])
+    table = table.astype(dict.fromkeys(("value", "low", "high", "chance", "leak"), float))
+    table["distance"] = (table["value"] - table["chance"]).abs()
+    table["verdict"] = [_verdict(row) for row in table.itertuples()]
+    return table
+
+
+def _verdict(row) -> str:
+    """What a row of an attack says, as `Audit` has it."""
+    if (far := FAR.get(row.metric)) is None or np.isnan(row.value):
+        return ""
+    if np.isnan(row.chance):
+        return "no chance level"
+    if row.attack == "infer-list" and abs(row.chance - 0.5) > far or abs(row.leak - row.chance) <= far:
+        return "not testable"
+    if row.distance <= far:
+        return "near chance"
+    return "undecided" if row.low <= row.chance <= row.high else "far from chance"
+
+
+def _worst(rows: pd.DataFrame, why: Mapping[str, str]) -> pd.DataFrame:
+    """The worst row of each attack, the worst attack first, those not run last."""
+    judged = rows[rows["verdict"] != ""]
+    order = pd.DataFrame(
+        {"rank": judged["verdict"].map(VERDICTS.index), "by": -judged["distance"] / judged["metric"].map(FAR)}
+    )
+    worst = judged.loc[order.sort_values(["rank", "by"], kind="stable").index].drop_duplicates("attack")
+    left = pd.DataFrame({"attack": [*why], "verdict": "not run", "why": [*why.values()]})
+    table = pd.concat([worst.assign(why=""), left], ignore_index=True)
+    table["summary"] = table["attack"].map(lambda name: ATTACKS[name].summary)
+    columns = ["attack", "verdict", "setting", "kind", "metric", "context", "value", "low", "high", "chance", "leak"]
+    return table[[*columns, "distance", "summary", "why"]]

@@ -1,0 +1,121 @@
+"""`sani.audit`: what is run, what is not, and what its rows say."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import sani
+from sani import Blacklist, audit, encode, load_model
+from sani.auditing import ATTACKS, FAR, VERDICTS, _function, _verdict, pass_cost
+from sani.data.corpora import with_strangers
+
+
+@pytest.fixture(scope="module")
+def made():
+    corpus, others, _ = with_strangers("synthetic-clinical", 16, 6, 0)
+    base, tokenizer = load_model("tiny-bert")
+    blacklist = Blacklist.from_annotations(corpus)
+    blocks = encode(corpus, tokenizer, blacklist, progress=False)
+    heldout = encode(others, tokenizer, Blacklist.from_annotations(others), progress=False)
+    return load_model("tiny-bert-leaky")[0], blocks, base, heldout, blacklist, corpus, tokenizer
+
+
+CHEAP = ("retie", "quantize", "graft", "relearn", "membership")
+
+
+def test_what_a_budget_does_not_cover_and_what_lacks_an_argument_is_not_run(made):
+    model, blocks, base, *_ = made
+    found = audit(model, blocks, budget=3.5 * pass_cost(model, blocks), attacks=CHEAP, progress=False)
+    why = found.attacks.set_index("attack")["why"]
+    assert set(found.rows["attack"]) == {"retie", "quantize"}
+    assert why["graft"] == "needs base=" and why["membership"] == "needs heldout="
+    assert why["relearn"].startswith("needs a budget of")
+    assert found.attacks["verdict"].tolist() == ["no chance level"] * 2 + ["not run"] * 3
+    assert repr(found) == "<Audit: 3 attacks not run, 2 attacks no chance level>"
+
+
+def test_a_leaking_model_is_far_from_chance_and_the_base_model_is_not(made):
+    model, blocks, base, *_ = made
+    asked = {"attacks": ("retie", "as-it-is"), "progress": False, "base": base}
+    leaking, clean = audit(model, blocks, **asked), audit(base, blocks, before=model, **asked)
+    assert (leaking.attacks["verdict"] == "far from chance").all()
+    assert (clean.attacks["verdict"] == "near chance").all() and (clean.rows["distance"] == 0).all()
+    rows = clean.rows.set_index(["attack", "kind", "metric", "context"])["leak"]
+    assert rows["retie", "direct", "in_place", "isolated"] > 0.02
+
+
+def test_the_worst_row_stands_for_an_attack_and_the_worst_attack_first(made):
+    model, blocks, base, *_ = made
+    found = audit(model, blocks, base=base, attacks=("retie", "quantize"), progress=False)
+    for row in found.attacks.itertuples():
+        of_attack = found.rows[(found.rows["attack"] == row.attack) & (found.rows["verdict"] == row.verdict)]
+        worst = (of_attack["distance"] / of_attack["metric"].map(FAR)).max()
+        assert row.distance / FAR[row.metric] == pytest.approx(worst)
+    ranks = [VERDICTS.index(verdict) for verdict in found.attacks["verdict"]]
+    assert ranks == sorted(ranks)
+
+
+@pytest.mark.parametrize(
+    "expected, row",
+    [
+        ("", {"metric": "tpr_1"}),
+        ("", {"value": np.nan}),
+        ("no chance level", {"chance": np.nan}),
+        ("near chance", {"value": 0.54}),
+        ("far from chance", {"value": 0.6}),
+        ("far from chance", {"value": 0.4, "low": 0.35, "high": 0.45}),
+        ("undecided", {"value": 0.6, "low": 0.49}),
+        ("far from chance", {"value": 0.6, "low": np.nan, "high": np.nan}),
+        ("not testable", {"value": 0.6, "leak": 0.52}),
+        ("far from chance", {"value": 0.6, "leak": 0.9}),
+        ("not testable", {"attack": "infer-list", "metric": "auc", "chance": 0.72, "value": 0.9, "leak": 0.9}),
+        ("far from chance", {"attack": "infer-list", "metric": "auc", "value": 0.02, "high": 0.1, "leak": 0.9}),
+        ("far from chance", {"metric": "in_place", "chance": 0.0, "value": 0.02, "low": 0.01, "high": 0.03}),
+    ],
+)
+def test_verdicts_by_hand(expected, row):
+    usual = {"attack": "retie", "metric": "exposure", "value": 0.6, "low": 0.55, "high": 0.65, "chance": 0.5}
+    row = SimpleNamespace(**(usual | {"leak": np.nan} | row))
+    row.distance = abs(row.value - row.chance)
+    assert _verdict(row) == expected
+
+
+def test_the_same_audit_twice_and_no_model_is_changed(made):
+    model, blocks, base, heldout, blacklist, corpus, tokenizer = made
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    asked = {"base": base, "heldout": heldout, "tokenizer": tokenizer, "corpus": corpus, "blacklist": blacklist}
+    cheap = [name for name, attack in ATTACKS.items() if attack.passes[0] < 10]
+    one, two = (audit(model, blocks, **asked, attacks=cheap, progress=False) for _ in range(2))
+    assert one.rows.equals(two.rows) and one.attacks.equals(two.attacks)
+    assert all((weight == before[name]).all() for name, weight in model.state_dict().items())
+    text = one.rows.to_csv() + one.attacks.to_csv() + repr(one)
+    assert not [term for term in blacklist.terms(reveal=True)["term"] if len(term) > 5 and term in text]
+
+
+def test_bad_arguments_end_before_any_work(made, monkeypatch):
+    model, blocks, base, *_ = made
+    monkeypatch.setattr("sani.auditing._run", lambda *_: pytest.fail("work was begun"))
+    for error, said, more in (
+        (ValueError, "attack must be|no attack|unknown attack|'magic'", {"attacks": ["magic"]}),
+        (TypeError, "budget", {"budget": "all"}),
+        (ValueError, "budget", {"budget": 0}),
+        (TypeError, "counterfactual", {"counterfactual": "a model"}),
+        (ValueError, "base", {"base": load_model("tiny-gpt2")[0]}),
+    ):
+        with pytest.raises(error, match=said):
+            audit(model, blocks, **more)
+
+
+def test_every_attack_is_found_by_its_name_and_reads_what_audit_has():
+    from inspect import signature
+
+    known = set(signature(sani.audit).parameters) | {"_"}
+    for name in ATTACKS:
+        assert set(signature(_function(name)).parameters) <= known
+
+
+def test_progress_says_how_long_it_will_take(made, capsys):
+    model, blocks, base, *_ = made
+    audit(model, blocks, base=base, attacks=["retie"])
+    assert "audit: 1 attacks on 2 models, about" in "".join(capsys.readouterr())
