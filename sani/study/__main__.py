@@ -78,7 +78,8 @@ def _ledger(arguments: argparse.Namespace) -> None:
 
 def _margins(arguments: argparse.Namespace) -> None:
     setting = _setting(arguments)
-    wanted = [Run(setting.objectives[0])]
+    # The counterfactual shows beside whether the exposure of a model that never saw the names is one half.
+    wanted = [Run(setting.objectives[0]), *([Run("counterfactual")] if setting.epochs else [])]
     table, count = measured.results(setting, arguments.seeds, wanted, arguments.jobs, arguments.again)
     found = write_margins(margins(table, setting))
     print(f"{count} runs made; figures/margins.csv is written\n{found.to_string(index=False)}")
