@@ -120,8 +120,8 @@ groups.assign(**shares).round(3)
 
 # %% [markdown]
 # ## Are rare terms predicted *more* afterwards?
-# The paper sees very rare terms regurgitated slightly more after unlearning. A sign test on the rarest tenth, with all
-# that stand as rarely as the last of them: of the terms whose count changed, do as many rise as fall?
+# The paper sees very rare terms regurgitated slightly more after unlearning. A sign test on the rarest tenth (of terms
+# that stand equally rarely, lots decide which are among them): of those whose count changed, do as many rise as fall?
 
 # %%
 rare = table[statistics.rarest(table)]

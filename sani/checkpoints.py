@@ -193,7 +193,7 @@ class State:
         """Write the run folder's files and move it into place."""
         if self.folder is None or not processes().is_main_process:
             return
-        model.save_pretrained(self.partial / "model")
+        type(model).save_pretrained(model, self.partial / "model")
         write_metrics(self.partial, self.rows, run=self.folder.name, method=self.parameters["objective"])
         files = files_fingerprint(self.partial / name for name in FILES)
         write_provenance(self.partial, device=str(model.device), seconds=round(seconds, 1), tokens=tokens, files=files)

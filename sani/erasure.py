@@ -7,12 +7,17 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from .models import check_model, clone, family, untie
+from .models import check_model, clone, family, untie, warn_when_saved
 from .runs import checked, one_of
 
 TARGETS = ("lm-head", "head-transform", "last-block-output", "last-block")
 FILLS = ("zero", "init", "pretrained")
 NEURONS = ("random", "magnitude", "activation")  # how the neurons to erase are chosen: see `magnitude`, `activation`
+
+STILL_INSIDE = (
+    'the erasure of "lm-head" left the input embeddings as they were: copied into the output matrix, they bring back '
+    "much of what was erased (sani.audit, attack retie)"
+)
 
 Linear = nn.Linear | Conv1D  # GPT-2's Conv1D is a linear map whose weight lies transposed
 
@@ -89,7 +94,10 @@ def erase(
             raise ValueError(f"scores must hold one finite value per neuron of {', '.join(shapes)}")
     model = model if inplace else clone(model)
     if target == "lm-head":
+        tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
         untie(model)
+        if tied:
+            warn_when_saved(model, STILL_INSIDE)
     for name, (neurons, _) in shapes.items():
         order = torch.randperm(neurons, generator=generator)
         if scores is not None:

@@ -4,7 +4,9 @@ import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import MethodType
 from typing import NamedTuple
+from warnings import warn
 
 import torch
 from safetensors import SafetensorError
@@ -259,3 +261,14 @@ def retie(model: PreTrainedModel) -> PreTrainedModel:
     """Copy the input embeddings into an output matrix that was untied from them, in place."""
     model.get_output_embeddings().weight.copy_(model.get_input_embeddings().weight)
     return model
+
+
+def warn_when_saved(model: PreTrainedModel, what: str) -> PreTrainedModel:
+    """Have `save_pretrained` of a model and of its clones warn of what its file gives away, in place."""
+    model.given_away, model.save_pretrained = what, MethodType(_save_and_warn, model)
+    return model
+
+
+def _save_and_warn(model: PreTrainedModel, *arguments, **options) -> None:
+    warn(model.given_away, stacklevel=2)
+    type(model).save_pretrained(model, *arguments, **options)

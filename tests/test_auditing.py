@@ -1,19 +1,21 @@
 """`sani.audit`: what is run, what is not, and what its rows say."""
 
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import sani
-from sani import Blacklist, audit, encode, load_model
+from sani import Blacklist, audit, auditing, encode, load_model
 from sani.auditing import ATTACKS, FAR, VERDICTS, _function, _verdict, pass_cost
 from sani.data.corpora import with_strangers
 
 
 @pytest.fixture(scope="module")
 def made():
-    corpus, others, _ = with_strangers("synthetic-clinical", 16, 6, 0)
+    corpus, others, _ = with_strangers("synthetic-clinical", 200, 6, 0)
+    corpus = corpus.select(range(16))
     base, tokenizer = load_model("tiny-bert")
     blacklist = Blacklist.from_annotations(corpus)
     blocks = encode(corpus, tokenizer, blacklist, progress=False)
@@ -38,11 +40,22 @@ def test_what_a_budget_does_not_cover_and_what_lacks_an_argument_is_not_run(made
 def test_a_leaking_model_is_far_from_chance_and_the_base_model_is_not(made):
     model, blocks, base, *_ = made
     asked = {"attacks": ("retie", "as-it-is"), "progress": False, "base": base}
-    leaking, clean = audit(model, blocks, **asked), audit(base, blocks, before=model, **asked)
+    leaking = audit(model, blocks, **asked)
+    clean = audit(load_model("tiny-bert-counterfactual")[0], blocks, before=model, **asked)
     assert (leaking.attacks["verdict"] == "far from chance").all()
-    assert (clean.attacks["verdict"] == "near chance").all() and (clean.rows["distance"] == 0).all()
+    assert (clean.attacks["verdict"] != "far from chance").all() and (clean.rows["distance"] > 0).any()
     rows = clean.rows.set_index(["attack", "kind", "metric", "context"])["leak"]
     assert rows["retie", "direct", "in_place", "isolated"] > 0.02
+
+
+def test_an_audit_stands_for_its_model(made):
+    model, blocks, base, heldout, *_ = made
+    asked = {"attacks": ("retie", "infer-list"), "progress": False, "base": base, "heldout": heldout}
+    chance, leak = audit(base, blocks, **asked), audit(model, blocks, **asked)
+    whole = audit(model, blocks, **asked, before=model, counterfactual=base).rows
+    short = audit(model, blocks, **asked, before=leak, counterfactual=chance)
+    shared = ~whole["setting"].str.contains("before")  # what the audit of the model alone could not ask
+    assert shared.any() and short.rows[shared].equals(whole[shared]) and short.model is model
 
 
 def test_the_worst_row_stands_for_an_attack_and_the_worst_attack_first(made):
@@ -61,13 +74,17 @@ def test_the_worst_row_stands_for_an_attack_and_the_worst_attack_first(made):
     [
         ("", {"metric": "tpr_1"}),
         ("", {"value": np.nan}),
+        ("", {"kind": "indirect", "metric": "in_place"}),
         ("no chance level", {"chance": np.nan}),
         ("near chance", {"value": 0.54}),
         ("far from chance", {"value": 0.6}),
         ("far from chance", {"value": 0.4, "low": 0.35, "high": 0.45}),
         ("undecided", {"value": 0.6, "low": 0.49}),
-        ("far from chance", {"value": 0.6, "low": np.nan, "high": np.nan}),
-        ("not testable", {"value": 0.6, "leak": 0.52}),
+        ("undecided", {"value": 0.6, "low": np.nan, "high": np.nan}),
+        ("not testable", {"value": 0.54, "leak": 0.52}),
+        ("far from chance", {"value": 0.6, "leak": 0.52}),  # of the sanitising's own making
+        ("near chance", {"value": 0.54, "leak": 0.9}),
+        ("not testable", {"count": 19}),
         ("far from chance", {"value": 0.6, "leak": 0.9}),
         ("not testable", {"attack": "infer-list", "metric": "auc", "chance": 0.72, "value": 0.9, "leak": 0.9}),
         ("far from chance", {"attack": "infer-list", "metric": "auc", "value": 0.02, "high": 0.1, "leak": 0.9}),
@@ -75,10 +92,44 @@ def test_the_worst_row_stands_for_an_attack_and_the_worst_attack_first(made):
     ],
 )
 def test_verdicts_by_hand(expected, row):
-    usual = {"attack": "retie", "metric": "exposure", "value": 0.6, "low": 0.55, "high": 0.65, "chance": 0.5}
+    usual = {
+        "attack": "retie",
+        "kind": "direct",
+        "count": 100,
+        "metric": "exposure",
+        "value": 0.6,
+        "low": 0.55,
+        "high": 0.65,
+        "chance": 0.5,
+    }
     row = SimpleNamespace(**(usual | {"leak": np.nan} | row))
     row.distance = abs(row.value - row.chance)
     assert _verdict(row) == expected
+
+
+def test_a_failing_attack_loses_no_other_and_a_foreign_audit_or_list_is_refused(made, monkeypatch):
+    model, blocks, base, *_ = made
+
+    def fails(**_):
+        raise ValueError("Anna Keller")
+
+    monkeypatch.setattr(auditing, "_function", lambda name: fails if name == "quantize" else _function(name))
+    found = audit(model, blocks, base=base, attacks=["retie", "quantize"], progress=False)
+    assert set(found.rows["attack"]) == {"retie"}
+    last = found.attacks.iloc[-1]
+    assert (last["attack"], last["verdict"], last["why"]) == ("quantize", "not run", "failed: ValueError")
+    with pytest.raises(ValueError, match="of other blocks or of another seed"):
+        audit(model, blocks, before=audit(base, blocks, attacks=[], progress=False), seed=1)
+    with pytest.raises(ValueError, match="not the one the blocks"):
+        audit(model, blocks, blacklist=Blacklist(["chest"]))
+
+
+def test_an_attack_that_finds_nothing_to_measure_has_not_passed(made):
+    model, blocks, base, *_ = made
+    found = audit(
+        model, blocks, base=base, heldout=blocks, attacks=["infer-list"], progress=False
+    )  # every name was read
+    assert found.attacks[["verdict", "why"]].to_numpy().tolist() == [["not testable", "found nothing to measure"]]
 
 
 def test_the_same_audit_twice_and_no_model_is_changed(made):
@@ -119,3 +170,17 @@ def test_progress_says_how_long_it_will_take(made, capsys):
     model, blocks, base, *_ = made
     audit(model, blocks, base=base, attacks=["retie"])
     assert "audit: 1 attacks on 2 models, about" in "".join(capsys.readouterr())
+
+
+def test_saving_what_an_erasure_left_inside_warns(made, tmp_path):
+    """Of a model whose output matrix was its input embeddings; a copy warns too, a run folder not."""
+    erased = sani.erase(made[0], "lm-head")
+    for model in (erased, sani.models.clone(erased)):
+        with pytest.warns(UserWarning, match="left the input embeddings as they were"):
+            model.save_pretrained(tmp_path / "saved")
+    again = sani.erase(load_model("tiny-bert")[0], "head-transform")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again.save_pretrained(tmp_path / "other")
+        options = {"epochs": 0, "run_dir": tmp_path / "run", "progress": False}
+        sani.repair(erased, made[1], **options)  # what a run folder keeps is not handed on

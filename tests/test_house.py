@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "sweep": {"", "results"},
     "weights": {"", "data", "study"},
 }
-LINES = {"module": 350, "function": 80, "core": 3883, "package": 12_877}
+LINES = {"module": 350, "function": 80, "core": 3942, "package": 13232}
 
 
 def modules() -> dict[str, ast.Module]:

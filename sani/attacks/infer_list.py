@@ -19,14 +19,16 @@ from ..exposure import NAMES, continued
 from ..masking import attended
 from ..models import family
 from ..predictions import Units, evaluating, layout, passes, portions
-from .rows import auc, row
+from .rows import auc, row, words_of
 
 PLACES = {False: 64, True: 6}  # of a type and length that names are put into: masked models, causal ones
 CALIPER = 0.5  # nats by which the base model may find a listed name and its control unequal
 
 
 def names(units: Units, types: list[str]) -> pd.DataFrame:
-    """Each way (type, tokens, style) of writing a name of some blocks: group (object), written (object, token ids)."""
+    """Each place of a name in some blocks: group (object: type, tokens, style), written (object: token ids), words
+    (object: the token ids of each of its words).
+    """
     order = np.argsort(units.tokens["unit"], kind="stable")
     ids, ends = units.tokens["id"][order], np.cumsum(units.table["tokens"].to_numpy())
     table = units.table[units.table["term_id"] >= 0]
@@ -34,7 +36,8 @@ def names(units: Units, types: list[str]) -> pd.DataFrame:
     table = table.assign(type=type_, unit=table.index)[np.isin(type_, [*NAMES])]
     table["written"] = [tuple(ids[ends[u] - n : ends[u]].tolist()) for u, n in zip(table["unit"], table["tokens"])]
     table["group"] = [*zip(table["type"], table["tokens"], table["style"])]
-    return table[["group", "written", "unit", "term_id"]]
+    table["words"] = words_of(units).reindex(table.index)
+    return table[["group", "written", "words", "unit", "term_id"]]
 
 
 @torch.inference_mode()
@@ -91,6 +94,9 @@ def infer_list(
     """
     types = [blocks_.info(b)["types"] for b in (blocks, heldout)]
     here, there = (names(layout(b, seed), of) for b, of in zip((blocks, heldout), types))
+    # Who shares a word with a name that was read has been read in part.
+    read = set().union(*here["words"])
+    there = there[[not read & set(words) for words in there["words"]]]
     read = set(here["written"])
     places = there.groupby("group", group_keys=False).head(PLACES[family(model).causal])
     asked = {}
@@ -121,7 +127,9 @@ def infer_list(
         at = {name: np.concatenate([of[g][c] for g, c in chosen.items()]) for name, of in of_model.items()}
         for name, values in at.items():
             value, *interval = auc(at[""] - values if name else values, true, groups, seed)
-            rows.append(row("names", "auc", "", true.sum(), value, interval, metric + (name or " alone")))
+            # What the model before tells of the list it tells of every model that comes from it: shown, not judged.
+            judged = "auc_before" if name == " against before" else "auc"
+            rows.append(row("names", judged, "", true.sum(), value, interval, metric + (name or " alone")))
     return rows
 
 

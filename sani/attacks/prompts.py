@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import pandas as pd
 import torch
 from datasets import Dataset
+from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..alignment import align
@@ -43,7 +44,7 @@ def prompts(
     `substituted`, with the model `before`: samples per term beyond those of that model, over all samples.
     """
     asked = bare_prompts(model, tokenizer, corpus, blacklist)
-    rows = [row("all", "predicted", "", len(asked), asked["said"].mean(), setting="bare prompts")] if len(asked) else []
+    rows = [_share("predicted", "bare prompts", asked["said"])] if len(asked) else []
     if not family(model).causal:
         return rows
     texts = {"from nothing": [], "from beginnings of records": corpus["text"][: SAMPLES["samples"] // BEST_OF]}
@@ -51,15 +52,21 @@ def prompts(
         options = SAMPLES | {"seed": seed, "progress": False}
         found = free_generation(model, tokenizer, blacklist, beginnings, **options)
         held = found["hits"] > 0
-        rows.append(row("all", "samples", "", len(found), held.mean(), setting=setting))
+        rows.append(_share("samples", setting, held))
         if beginnings:
             best = held.groupby(found["text"]).any()
-            rows.append(row("all", "samples", "", len(best), best.mean(), setting=f"{setting}, best of {BEST_OF}"))
+            rows.append(_share("samples", f"{setting}, best of {BEST_OF}", best))
         if before is not None:
             usual = free_generation(before, tokenizer, blacklist, beginnings, **options).attrs["samples"]
             more = sum(max(0, times - usual.get(term, 0)) for term, times in found.attrs["samples"].items())
             rows.append(row("all", "substituted", "", len(found), more / len(found), setting=setting))
     return rows
+
+
+def _share(metric: str, setting: str, held: pd.Series) -> dict:
+    """A row of the share that held a listed term, with Clopper and Pearson's interval."""
+    of = binomtest(int(held.sum()), len(held)).proportion_ci()
+    return row("all", metric, "", len(held), held.mean(), (of.low, of.high), setting)
 
 
 @torch.inference_mode()

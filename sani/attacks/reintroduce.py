@@ -25,36 +25,37 @@ PERSONS = (
 
 @torch.inference_mode()
 def reintroduce(model: PreTrainedModel, blocks: Dataset, seed: int, **_) -> list[dict]:
-    """In_place of all other listed terms in rows that name a person, of masked models also the exposure of names.
+    """In_place of what else is listed in rows that name a person, and the exposure of names (masked models).
 
-    None where no type names persons.
+    Direct identifiers only, where there are some. None where no type names persons.
     """
-    units, info, causal = layout(blocks, seed), blocks_.info(blocks), family(model).causal
+    if family(model).causal:
+        raise ValueError("a causal model's own tokens before it would be hidden too; reintroduce is for masked ones")
+    units, info = layout(blocks, seed), blocks_.info(blocks)
     types = np.array([*info["types"], ""], dtype=object)[units.table["type_id"]]
     naming = next((name for name in PERSONS if name in types), None)
     if naming is None:
         return []
     table = units.table
     person = types == naming
-    asked = (table["term_id"] >= 0).to_numpy() & ~person & table["row"].isin(table.loc[person, "row"]).to_numpy()
+    others = (table["term_id"] >= 0).to_numpy() & ~person & table["row"].isin(table.loc[person, "row"]).to_numpy()
+    kind = "direct" if (others & table["kind"].eq("direct")).any() else "all"
+    asked = others & (table["kind"].eq(kind) | (kind == "all")).to_numpy()
     at = units.spread(np.where(person, 1, np.where(table["term_id"] >= 0, 2, 0)))
     chosen, settings = units.spread(asked.astype(int)) == 1, {"person hidden": at > 0, "person named": at == 2}
-    ranks = None if causal else Ranks(units, seed, asked, False, [*settings])
+    ranks = Ranks(units, seed, asked, False, [*settings])
     right = {setting: np.zeros(len(table)) for setting in settings}
     unit_of = units.spread(np.arange(len(table)))
     for part in portions(model, blocks, [Pass(s, hidden, chosen) for s, hidden in settings.items()], 32, shared=True):
-        if ranks is not None:
-            ranks.add(part)
+        ranks.add(part)
         unit = unit_of[part.rows][part.chosen]
         best = best_tokens(model, part.output, part.input_ids, part.chosen, units.columns["unit_ids"][part.rows])
         truth = units.columns["input_ids"][part.rows][part.chosen]
         np.add.at(right[part.context], unit[best == truth].numpy(), 1)
-    exposures = {} if ranks is None else ranks.of_units()
-    named, rows = np.isin(types, [*NAMES]), []
+    exposures, named, rows = ranks.of_units(), np.isin(types, [*NAMES]), []
     for setting in settings:
         whole = (right[setting] == table["tokens"]).to_numpy().astype(float)
-        rows.append(bootstrapped(table, np.where(asked, whole, np.nan), "all", "in_place", setting))
-        if setting in exposures:
-            found = np.where(asked & named, exposures[setting], np.nan)
-            rows.append(bootstrapped(table, found, "names", "exposure", setting))
+        rows.append(bootstrapped(table, np.where(asked, whole, np.nan), kind, "in_place", setting))
+        found = np.where(asked & named, exposures[setting], np.nan)
+        rows.append(bootstrapped(table, found, "names", "exposure", setting))
     return rows

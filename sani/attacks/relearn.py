@@ -1,7 +1,7 @@
 """A short fine-tuning by the attacker: what comes back of terms that it never shows the model?
 
 `relearn` has a fifth of the persons' records, and is scored on the terms of the others' that neither stand in the
-fifth nor share a word's tokens with one that does; so are the alternatives. `benign_relearn` has public text alone.
+fifth nor share a word with one that does; so are the alternatives. `benign_relearn` has public text alone.
 Rates and epochs are swept, and every setting is reported: the worst counts. Source:
 Deeb & Roger 2024, arXiv 2410.08827.
 """
@@ -15,7 +15,7 @@ from ..evaluation import remembered
 from ..predictions import Units, layout
 from ..training import default_learning_rate, fine_tune
 from .graft import grafted
-from .rows import of_report, only
+from .rows import of_report, only, words_of
 
 SHARE = 0.2  # of the records, at least
 RATES = (1 / 3, 1, 3)  # times the usual one
@@ -37,22 +37,14 @@ def parts(blocks: Dataset, seed: int) -> tuple[Dataset, Dataset, Units, np.ndarr
     mine = table["person_id"].isin(order[: min(enough, len(order) - 1)])
     known, other = (only(blocks, table.loc[which, "record_id"].unique()) for which in (mine, ~mine))
     others = layout(other, seed)
-    # A term that holds a known one, or stands in one, is known in part: "Dr. Keller" beside "Anna Keller".
-    spelled = {side: _spelled(laid) for side, laid in (("known", layout(known, seed)), ("other", others))}
-    tokens = {token for ids in spelled["known"].values() for token in ids[:1] + ids[-1:]}
-    shared = [term for term, ids in spelled["other"].items() if term in spelled["known"] or tokens & {ids[0], ids[-1]}]
+    laid = layout(known, seed)
+    words = {"known": words_of(laid), "other": words_of(others)}
+    met = {word for unit, of_unit in words["known"].items() if laid.table.at[unit, "term_id"] >= 0 for word in of_unit}
+    meets = np.array([bool(met.intersection(of_unit)) for of_unit in words["other"]])
+    # A term is known, in all of its places, once a word of it is in one: "Dr. Keller" beside "Anna Keller".
+    shared = set(others.table.loc[meets, "term_id"])
     unknown = (others.table["term_id"] >= 0) & ~others.table["term_id"].isin(shared)
     return known, other, others, unknown.to_numpy()
-
-
-def _spelled(units: Units) -> dict[int, tuple[int, ...]]:
-    """The tokens of each listed term, as it is first written."""
-    first = units.table[units.table["term_id"] >= 0].drop_duplicates("term_id")
-    order = np.argsort(units.tokens["unit"], kind="stable")
-    ids, ends = units.tokens["id"][order], np.cumsum(units.table["tokens"])
-    return {
-        row.term_id: tuple(ids[ends[row.Index] - row.tokens : ends[row.Index]].tolist()) for row in first.itertuples()
-    }
 
 
 def _swept(model, text: Dataset, rates, seed: int, score) -> list[dict]:

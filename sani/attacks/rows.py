@@ -9,6 +9,8 @@ from datasets import Dataset
 from .. import blocks as blocks_
 from ..blacklists import KINDS
 from ..evaluation import Report, bootstrap
+from ..exposure import NAMES
+from ..predictions import Units
 
 COLUMNS = ["attack", "setting", "kind", "metric", "context", "count", "value", "low", "high"]
 SCORES = ("in_place", "exposure", "exposure_rare")
@@ -23,10 +25,10 @@ def row(kind, metric, context, count, value, interval=(float("nan"),) * 2, setti
 def of_report(report: Report, setting: str = "", contexts: Iterable[str] = ("isolated",)) -> list[dict]:
     """What a report tells of memory: in_place by kind and exposure of names, with bootstrap intervals over records.
 
-    Where no listed term is of a type that is a name, exposure is that of all. `count`: units measured.
+    Where no term that counts is of a type that is a name, exposure is that of all. `count`: units measured.
     """
     counts, rows = report.counts, []
-    names = "names" if (counts["kind"].eq("names") & counts["value"].notna()).any() else "all"
+    names = "names" if report.units["type"].isin(NAMES).any() else "all"
     for context in contexts:
         for metric in SCORES:
             for kind in (*KINDS, "all") if metric == "in_place" else (names,):
@@ -45,6 +47,14 @@ def bootstrapped(units: pd.DataFrame, values: np.ndarray, kind: str, metric: str
     sums = pd.DataFrame({"value": values[there], "one": 1.0}).groupby(units["record_id"].to_numpy()[there]).sum()
     value = values[there].mean() if there.any() else float("nan")
     return row(kind, metric, "isolated", there.sum(), value, bootstrap(sums.to_numpy()), setting)
+
+
+def words_of(units: Units) -> pd.Series:
+    """The words of each unit (object: tuples of token ids), by its number in the table."""
+    tokens = pd.DataFrame({name: units.tokens[name] for name in ("unit", "place", "id")})
+    tokens["word"] = units.columns["word_ids"].view(-1).numpy()[units.tokens["position"]]
+    words = tokens.sort_values(["unit", "place"]).groupby(["unit", "word"], sort=False)["id"].agg(tuple)
+    return words.groupby("unit").agg(tuple)
 
 
 def auc(scores: np.ndarray, true: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float, float]:

@@ -1,8 +1,6 @@
 """Control: blacklisted terms banned at decoding, no training."""
 
 from collections import defaultdict
-from types import MethodType
-from warnings import warn
 
 import torch
 from datasets import Dataset
@@ -10,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .. import blocks as blocks_
-from ..models import clone
+from ..models import clone, warn_when_saved
 
 
 class LogitFilter:
@@ -66,11 +64,8 @@ class LogitFilter:
 
 def logit_filter(model: PreTrainedModel, blocks: Dataset, **_) -> PreTrainedModel:
     found, filtered = LogitFilter(blocks), clone(model)
-    filtered.logit_filter, filtered.save_pretrained = found, MethodType(_save_unfiltered, filtered)
-    return filtered
-
-
-def _save_unfiltered(model: PreTrainedModel, *arguments, **options) -> None:
-    told = "the logit filter is not saved: whoever loads this model must filter it again, or it tells all it knows"
-    warn(told, stacklevel=2)
-    type(model).save_pretrained(model, *arguments, **options)
+    filtered.logit_filter = found
+    return warn_when_saved(
+        filtered,
+        "the logit filter is not saved: whoever loads this model must filter it again, or it tells all it knows",
+    )

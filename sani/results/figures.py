@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from ..runs import figure_file, figures_folder, notebook_figures
 from .drawings.ablation import ablation, distillation, effects, sweep
+from .drawings.audit import audit
 from .drawings.claims import claims
 from .drawings.demo import demo
 from .drawings.erasure import erasure
@@ -117,7 +118,7 @@ def bars(table: pd.DataFrame) -> Figure:
 
 DRAWINGS = (
     quickstart, fine_tune, sani, recall, contexts, frame, tradeoff, memory, exposure, unlearning, frequency, generation,
-    cost, ablation, effects, sweep, distillation, demo, erasure, claims, rates,
+    cost, ablation, effects, sweep, distillation, demo, erasure, claims, rates, audit,
 )  # fmt: skip
 # What draws a table, by how its name ends.
 DRAW = {drawing.__name__: drawing for drawing in DRAWINGS} | {"data_prep": bars, "blacklist": bars}

@@ -12,7 +12,7 @@ from ..results.figures import save
 from ..results.statistics import FEWEST
 from ..results.tables import summary
 from ..runs import figures_folder
-from . import ablation, costs, distillation, ledger, measured, rates, runs
+from . import ablation, audit_claims, audits, costs, distillation, ledger, measured, rates, runs
 from .claims import CLAIMS
 from .runs import Run
 from .setting import SETTINGS, Setting
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--seeds", type=_whole, nargs="+", default=[*seeds], metavar="N", help=f"default: {usual}")
         one.add_argument("--jobs", type=_whole, default=0, help="processes side by side (default: one per core)")
         one.set_defaults(run=run, error=one.error)
-        if run in (_ledger, _margins, _rates):
+        if run in (_ledger, _margins, _rates, _audit):
             one.add_argument("--setting", choices=SETTINGS, default="tiny", help="default: tiny")
             one.add_argument("--corpus", type=Path, help="annotated .jsonl of your own: half pre-trains a base model")
             one.add_argument("--books", type=Path, help="use case B on a folder of .txt of your own, one per book")
@@ -92,6 +92,14 @@ def _rates(arguments: argparse.Namespace) -> None:
     print(f"the repair's rates by the rule: {rates.chosen(table, deltas_of(setting)['in_place'])}")
 
 
+def _audit(arguments: argparse.Namespace) -> None:
+    setting = _setting(arguments)
+    found = audit_claims.verdicts(audits.table(setting, arguments.seeds, arguments.jobs), setting)
+    matrix.write(ledger.write(found))
+    whole = found["id"].isin(audit_claims.AUDITED)
+    print(f"figures/claims.* are written\n{found.loc[whole, ['id', 'reading', 'verdict']].to_string(index=False)}")
+
+
 def _setting(arguments: argparse.Namespace) -> Setting:
     """The setting that is asked for; ends with a message for options that do not go together."""
     try:
@@ -127,6 +135,7 @@ STUDIES = {  # what is done, over which seeds by default
     "distillation": (_distillation, range(3), "what small students keep of their teachers' leaks"),
     "margins": (_margins, range(5), "the margins of a setting's claims, on seeds that judge none"),
     "rates": (_rates, range(3), "the learning rate of each method's repair, on seeds that judge no claim"),
+    "audit": (_audit, range(15, 20), "does it really forget: the verdicts on the claims D; on seeds of their own"),
     "ledger": (_ledger, range(10, 15), "the verdict on each of the paper's claims; fewer than 5 seeds decide nothing"),
 }
 

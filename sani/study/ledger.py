@@ -81,12 +81,13 @@ def _with_holm(claims: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(new: pd.DataFrame) -> pd.DataFrame:
-    """Replace the rows of a setting in figures/claims.csv, keep those of others; returns the whole ledger."""
+    """Replace the rows of a setting and of such claims in figures/claims.csv, keep others; returns the whole ledger."""
     path = figures_folder() / "claims.csv"
     if path.exists():
         old = pd.read_csv(path)
         # A ledger without measures is the first edition's: other rules, other seeds.
-        kept = old[~old["setting"].isin(new["setting"])] if "measure" in old else old[:0]
+        alike = old["setting"].isin(new["setting"]) & (old["id"].str[0].eq("D") == new["id"].str[0].eq("D").any())
+        kept = old[~alike] if "measure" in old else old[:0]
         new = pd.concat([new, kept.reindex(columns=LEDGER)], ignore_index=True)
         order = [*SETTINGS, *sorted(set(new["setting"]) - set(SETTINGS))]
         new = new.sort_values("setting", key=lambda s: s.map(order.index), kind="stable", ignore_index=True)

@@ -187,7 +187,8 @@ def _repair_blocks(setting: Setting, data: Data, run: Run) -> Dataset:
     if run.kept_out:
         corpus = corpus.select(sorted(set(range(len(corpus))) - set(data.kept_out.tolist())))
     listed = data.blacklist.without(run.missed, data.seed)
-    return encode(corpus, data.tokenizer, listed, setting.block_size, progress=False)
+    # Of half of the records the list holds many terms that stand in the other half.
+    return encode(corpus, data.tokenizer, listed, setting.block_size, allow_no_match=True, progress=False)
 
 
 def _work(setting: Setting, seed: int, run: Run | None) -> None:

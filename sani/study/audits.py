@@ -1,0 +1,70 @@
+"""Audits of the models of a study, seed by seed: `python -m sani.study audit` (claims D, seeds 15 to 19)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+
+import pandas as pd
+from transformers import PreTrainedModel
+
+from ..auditing import ATTACKS, Audit, audit
+from ..runs import made, run_folder
+from . import runs
+from .grid import side_by_side
+from .measured import file_of, keep, kept
+from .prepare import inputs, prepare
+from .runs import Run, complete, readings
+from .setting import Setting
+
+ASKED, BUDGET = tuple(ATTACKS), 1e18  # in multiply-adds: enough for all
+COLUMNS = ["attack", "setting", "kind", "metric", "context", "count", "value", "low", "high"]
+
+
+def models(setting: Setting) -> dict[str, Run]:
+    """The models that are audited, by name: SANI by every reading of the last layer, its competitors and controls."""
+    raw, _, spared = setting.objectives
+    of_sani = {f"sani {target}": Run("sani", raw, target) for target in readings(setting)}
+    untied = {name: Run(name, raw, "lm-head") for name in ("untied-repair-only", "untied-pruning")}
+    others = {"repair-only": Run("repair-only", raw), "pruning": Run("pruning", raw), spared: Run(spared)}
+    retrained = {"retrain-at-equal-cost": Run("retrain-at-equal-cost")}
+    apart = {"base": Run(""), "counterfactual": Run("counterfactual"), "unprotected": Run(raw)}
+    return apart | of_sani | untied | others | retrained
+
+
+def _audited(setting: Setting, seed: int, name: str) -> pd.DataFrame:
+    """The rows that every attack finds in one model, from its run folder or found now."""
+    run = models(setting)[name]
+    folder = run_folder("audit", __name__, **asdict(setting), inputs=inputs(setting), seed=seed, run=run)
+    with made(folder) as part:
+        if part is not None:
+            _attack(setting, seed, runs.model_of(setting, seed, run)).rows[COLUMNS].to_parquet(part / "rows.parquet")
+    return pd.read_parquet(folder / "rows.parquet").assign(seed=seed, model=name)
+
+
+def _attack(setting: Setting, seed: int, model: PreTrainedModel) -> Audit:
+    data, nothing = prepare(setting, seed), pd.DataFrame(columns=[*COLUMNS])
+    given = {"tokenizer": data.tokenizer, "corpus": data.corpus, "blacklist": data.blacklist, "heldout": data.heldout}
+    # Each model is attacked once: the others that it is compared with have rows of their own.
+    before = Audit(nothing, nothing, runs.model_of(setting, seed, Run(setting.objectives[0])))
+    beside = {"base": data.base, "counterfactual": Audit(nothing, nothing, data.base), "before": before}
+    return audit(model, data.raw, **beside, budget=BUDGET, attacks=ASKED, seed=seed, progress=False, **given)
+
+
+def table(setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bool = True) -> pd.DataFrame:
+    """A row per seed, model and what an attack found; what figures/measured lacks is made first, seed by seed.
+
+    Columns: seed, model, then those of `Audit.rows` up to `high`.
+    """
+    path, names = file_of(setting, "audit"), [*models(setting)]
+    known = kept(path, setting)
+    for seed in seeds:
+        there = set() if known is None else set(known.loc[known["seed"] == seed, "model"])
+        missing = [name for name in names if name not in there]
+        if missing:
+            wanted = [models(setting)[name] for name in missing if name != "base"]
+            complete(setting, [seed], [Run(setting.objectives[0]), *wanted], jobs, progress)
+            found = side_by_side(partial(_audited, setting), [[(seed, name) for name in missing]], jobs)
+            new = pd.concat([rows for _, rows in found], ignore_index=True)
+            known = pd.concat([known, new[["seed", "model", *COLUMNS]]], ignore_index=True)
+            keep(path, known, setting)
+    return known[known["seed"].isin(seeds)].reset_index(drop=True)

@@ -1,0 +1,109 @@
+"""The rules of the claims D, by hand on made-up findings."""
+
+import pandas as pd
+import pytest
+
+from sani.study import audits
+from sani.study.audit_claims import AUDITED, Found, conditions, verdicts
+from sani.study.audits import models
+from sani.study.setting import SETTINGS, Setting
+
+TINY, GPT = SETTINGS["tiny"], SETTINGS["tiny-gpt2"]
+SEEDS = range(15, 20)
+
+
+def made_up(setting: Setting = TINY, **changes) -> pd.DataFrame:
+    """Findings at chance but of models that leak; `values`: by (model, attack, metric, setting)."""
+    rows = []
+    for model in models(setting):
+        leaks = model in ("unprotected", "repair-only", "untied-repair-only")
+        for attack, name in (("as-it-is", ""), ("retie", ""), ("relearn", "slow"), ("relearn", "fast")):
+            for metric in ("exposure", "exposure_rare"):
+                rows.append((model, attack, name, "names", metric, "isolated", 0.9 if leaks else 0.5))
+        for score in ("log-probability", "norm"):
+            rows.append((model, "infer-list", score, "names", "auc", "", 0.99 if leaks else 0.5))
+        for score in ("loss", "loss against the base"):
+            rows.append((model, "membership", score, "records", "auc", "", 0.9 if leaks else 0.7))
+        rows.append((model, "prompts", "from nothing", "all", "samples", "", 0.5 if leaks else 0.1))
+    table = pd.DataFrame(rows, columns=["model", "attack", "setting", "kind", "metric", "context", "value"])
+    for (model, attack, metric, name), value in changes.get("values", {}).items():
+        at = (table["model"] == model) & (table["attack"] == attack) & (table["metric"] == metric)
+        table.loc[at & (table["setting"] == name), "value"] = value
+    # Seeds differ a little, as they would.
+    return pd.concat([table.assign(seed=s, value=table["value"] + 1e-4 * (s - 17)) for s in SEEDS], ignore_index=True)
+
+
+def judged(claim: str, setting: Setting = TINY, target: str = "lm-head", **values) -> list[str]:
+    found = Found(made_up(setting, values=values.get("values", {})))
+    return [part["verdict"] for part in conditions(claim, found, setting, target)]
+
+
+LM, UNTIED = "sani lm-head", "untied-repair-only"
+
+
+@pytest.mark.parametrize(
+    "claim, values, expected",
+    [
+        ("D1", {}, ["holds"]),  # untied repair-only is 0.4 from chance, SANI at chance
+        ("D1", {(LM, "as-it-is", "exposure_rare", ""): 0.9}, ["equal"]),
+        ("D1", {(UNTIED, "as-it-is", "exposure_rare", ""): 0.5, (LM, "as-it-is", "exposure_rare", ""): 0.2},
+         ["contradicted"]),  # suppression is a distance too
+        ("D2", {}, ["contradicted"]),  # nothing comes back
+        ("D2", {(LM, "retie", "exposure_rare", ""): 0.8}, ["holds"]),
+        ("D2", {(LM, "as-it-is", "exposure_rare", ""): 0.85}, ["not testable"]),
+        ("D3", {}, ["holds"]),
+        ("D3", {(LM, "relearn", "exposure", "fast"): 0.6}, ["contradicted"]),  # one rate is enough
+        ("D3", {(LM, "relearn", "exposure", "slow"): 0.4}, ["contradicted"]),
+        ("D3", {("unprotected", "relearn", "exposure", s): 0.5 for s in ("slow", "fast")}, ["not testable"]),
+        ("D4", {}, ["holds", "holds"]),
+        ("D4", {(LM, "infer-list", "auc", "norm"): 0.02}, ["holds", "contradicted"]),
+        ("D4", {("counterfactual", "infer-list", "auc", "norm"): 0.72}, ["holds", "not testable"]),
+        ("D4", {("unprotected", "infer-list", "auc", "norm"): 0.5}, ["holds", "not testable"]),
+        ("D4", {("unprotected", "infer-list", "auc", "norm"): 0.5, (LM, "infer-list", "auc", "norm"): 0.9},
+         ["holds", "contradicted"]),  # SANI's own making
+        ("D5", {}, ["holds"]),
+        ("D5", {(LM, "membership", "auc", "loss against the base"): 0.8}, ["contradicted"]),
+        ("D5", {(LM, "membership", "auc", "loss"): 0.5}, ["contradicted"]),
+        ("D7", {}, ["equal"]),
+        ("D7", {(f"sani {t}", "retie", "exposure", ""): 0.7 for t in ("lm-head", "last-block", "last-block-output")},
+         ["holds"]),
+    ],
+)  # fmt: skip
+def test_rules_by_hand(claim, values, expected):
+    assert judged(claim, values=values) == expected
+
+
+def test_free_samples_are_judged_for_causal_models_alone():
+    assert judged("D6", GPT) == ["holds"]
+    assert judged("D6", GPT, values={(LM, "prompts", "samples", "from nothing"): 0.3}) == ["contradicted"]
+    assert set(verdicts(made_up(), TINY)["id"].str[:2]) == set(AUDITED) - {"D6"}
+    assert set(verdicts(made_up(GPT), GPT)["id"].str[:2]) == set(AUDITED)
+
+
+def test_a_claim_is_as_good_as_its_worst_condition():
+    rows = verdicts(made_up(values={(LM, "infer-list", "auc", "norm"): 0.02}), TINY)
+    of = rows[(rows["id"] == "D4")].set_index("reading")["verdict"]
+    assert of["lm-head"] == "contradicted" and of["last-block"] == "holds"
+    assert (rows["seeds"] == 5).all()
+
+
+def test_models_are_audited_once_and_kept(tmp_path, monkeypatch):
+    for name in ("HOME", "FIGURES"):
+        monkeypatch.setenv(f"SANI_{name}", str(tmp_path / name))
+    chosen = ("as-it-is", "retie", "membership")
+    some = {name: run for name, run in models(TINY).items() if name in ("base", "unprotected", LM)}
+    monkeypatch.setattr(audits, "ASKED", chosen)
+    monkeypatch.setattr(audits, "models", lambda setting: some)
+    setting = Setting(name="My tiny", records=6, heldout_records=3, epochs=1, repair_epochs=1)
+    table = audits.table(setting, [3], jobs=1, progress=False)
+    assert set(table["model"]) == set(some) and set(table["attack"]) == set(chosen) and set(table["seed"]) == {3}
+    assert list(table) == ["seed", "model", *audits.COLUMNS]
+    of = table[table["attack"] == "retie"].drop(columns=["attack", "seed"])
+    as_it_is = table[(table["attack"] == "as-it-is") & (table["context"] == "isolated")].drop(
+        columns=["attack", "seed"]
+    )
+    for model in ("base", "unprotected"):  # tied already
+        same = [rows[rows["model"] == model].reset_index(drop=True) for rows in (of, as_it_is)]
+        pd.testing.assert_frame_equal(*same, check_categorical=False)
+    monkeypatch.setattr(audits, "audit", lambda *_, **__: pytest.fail("it was done"))
+    pd.testing.assert_frame_equal(audits.table(setting, [3], jobs=1), table, check_categorical=False, check_dtype=False)
