@@ -21,6 +21,7 @@ SHORT = {
     "exposure_rare": "exposure, rare",
     "auc": "AUC",
     "samples": "samples",
+    "predicted": "bare prompts",
 }
 
 
