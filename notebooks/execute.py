@@ -4,7 +4,9 @@ The notebook is run to a temporary file and moved into place only when it ran to
 of the .py it was run from, so that a test can tell stale outputs.
 """
 
+import base64
 import hashlib
+import io
 import os
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from unittest import mock
 import jupytext
 import nbformat
 import papermill
+import PIL.Image
 
 HERE = Path(__file__).resolve().parent
 
@@ -24,12 +27,25 @@ def blob_hash(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
+def small(outputs: list) -> list:
+    """Outputs with their pictures in few colours, as long as the notebook is to be read over the web."""
+    for output in outputs:
+        if (picture := output.get("data", {}).get("image/png")) is not None:
+            into = io.BytesIO()
+            with PIL.Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+                image.thumbnail((820, 4000))
+                image.convert("RGB").quantize(24, dither=PIL.Image.Dither.NONE).save(into, "PNG", optimize=True)
+            output["data"]["image/png"] = base64.b64encode(into.getvalue()).decode()
+    return outputs
+
+
 def clean(notebook: nbformat.NotebookNode, source: Path) -> nbformat.NotebookNode:
     """Without progress bars, timings, widget state and empty tags; with the hash of its source."""
     for cell in notebook.cells:
         cell.metadata = nbformat.NotebookNode({"tags": tags} if (tags := cell.metadata.get("tags")) else {})
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and "widget" not in str(o.get("data"))]
+            kept = [o for o in cell.outputs if o.get("name") != "stderr" and "widget" not in str(o.get("data"))]
+            cell.outputs = small(kept)
     notebook.metadata = nbformat.NotebookNode(
         kernelspec=notebook.metadata.kernelspec,
         language_info={"name": "python"},
