@@ -47,10 +47,10 @@ def parts(blocks: Dataset, seed: int) -> tuple[Dataset, Dataset, Units, np.ndarr
     return known, other, others, unknown.to_numpy()
 
 
-def _swept(model, text: Dataset, rates, seed: int, score) -> list[dict]:
+def _swept(model, text: Dataset, seed: int, score) -> list[dict]:
     """The rows that `score` gives of the model after every rate's epochs on a text."""
     usual, rows = default_learning_rate(model), []
-    for times in rates:
+    for times in RATES:
 
         def measure(trained, epoch, rate=usual * times):
             rows.extend(score(trained, f"rate {rate:.1e}, {epoch} epochs"))
@@ -67,7 +67,7 @@ def relearn(model: PreTrainedModel, blocks: Dataset, seed: int, **_) -> list[dic
     def score(trained, setting):
         return of_report(remembered(trained, other, among=unknown, seed=seed), setting)
 
-    return _swept(model, known, RATES, seed, score)
+    return _swept(model, known, seed, score)
 
 
 def retie_relearn(model: PreTrainedModel, blocks: Dataset, seed: int, **_) -> list[dict]:
@@ -80,5 +80,5 @@ def graft_relearn(model: PreTrainedModel, blocks: Dataset, base: PreTrainedModel
 
 def benign_relearn(model: PreTrainedModel, blocks: Dataset, heldout: Dataset, seed: int, **_) -> list[dict]:
     return _swept(
-        model, heldout, RATES, seed, lambda trained, setting: of_report(remembered(trained, blocks, seed=seed), setting)
+        model, heldout, seed, lambda trained, setting: of_report(remembered(trained, blocks, seed=seed), setting)
     )

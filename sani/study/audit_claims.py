@@ -78,7 +78,7 @@ def conditions(claim: str, f: Found, setting: Setting, target: str = "lm-head") 
         return [condition("a", "exposure of rare names: re-tied − SANI − ½ (unprotected − SANI)", back, ">=", 0.0,
                           testable=taken.mean() > 0.1)]  # fmt: skip
     if claim == "D3":
-        text = "distance of names' exposure after relearning: SANI − 0, the farthest of all rates and epochs"
+        text = "distance of names' exposure after relearning: |SANI − counterfactual|, the farthest rate and epoch"
         found = bool(f.farthest("unprotected", "relearn").abs().mean() > NEAR)  # else the attack tells nothing
         return [condition("a", text, f.farthest(sani, "relearn").abs(), "<=", NEAR, testable=found)]
     if claim == "D4":
