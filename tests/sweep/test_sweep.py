@@ -399,7 +399,8 @@ def test_the_key_of_a_sweep_covers_what_the_notebook_imports(package, name):
     assert changes_key(package, name, "training.py", more) and changes_key(package, name, "results/figures.py", more)
     assert changes_key(package, name, "study/runs.py", more) == (name == "04_sani")
     assert not changes_key(package, name, "training.py", lambda text: text + "\n# a remark\n")
-    assert not changes_key(package, name, "demo/answers.py", more)
+    assert changes_key(package, name, "demo/answers.py", more) == (name == "04_sani")  # which shows a blank
+    assert not changes_key(package, name, "demo/marks.py", more)
     assert not changes_key(package, name, "study/costs.py", more)
     for path in (package / "results" / "drawings").glob("*.py"):
         assert not changes_key(package, name, f"results/drawings/{path.name}", more), "another colour"
