@@ -53,6 +53,17 @@ def ppmlm(rows: Mapping[str, Tensor], mask_token_id: int, seed: int, epoch: int 
     return _masked(rows["input_ids"], chosen, mask_token_id)
 
 
+def both(rows: Mapping[str, Tensor], mask_token_id: int, seed: int, epoch: int = 0, rate: float = 0.15) -> Drawn:
+    """As `ppmlm`, and half of the listed units beside: for losses that do not learn these from the text.
+
+    In every other row, by lot, all of them, so that none tells of another.
+    """
+    units, listed = rows["unit_ids"], rows["sensitive"] > 0
+    alone = _below(units.amax(dim=1, keepdim=True), seed + 1, epoch, 0.5)
+    chosen = _below(units, seed, epoch, rate) & ~listed | (_below(units, seed, epoch, 0.5) | alone) & listed
+    return _masked(rows["input_ids"], chosen, mask_token_id)
+
+
 def _masked(input_ids: Tensor, chosen: Tensor, mask_token_id: int) -> Drawn:
     return input_ids.masked_fill(chosen, mask_token_id), input_ids.masked_fill(~chosen, IGNORE)
 
@@ -87,6 +98,7 @@ class Objective(NamedTuple):
     columns: tuple[str, ...]
     causal: bool
     spares: bool  # takes no blacklisted term as a target
+    needs_loss: bool = False  # its listed targets are not to be learned from the text
 
 
 OBJECTIVES = {
@@ -94,6 +106,8 @@ OBJECTIVES = {
     "ppmlm": Objective(ppmlm, ("unit_ids", "sensitive"), causal=False, spares=True),
     "clm": Objective(clm, ("word_ids",), causal=True, spares=False),
     "ppclm": Objective(ppclm, ("unit_ids", "sensitive"), causal=True, spares=True),
+    "both-mlm": Objective(both, ("unit_ids", "sensitive"), causal=False, spares=False, needs_loss=True),
+    "both-clm": Objective(clm, ("word_ids", "sensitive"), causal=True, spares=False, needs_loss=True),
 }
 
 

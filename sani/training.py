@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +33,18 @@ RANGES = {  # of the numbers and switches among the options: low, high, and what
     "resume": (bool,), "progress": (bool,), "inplace": (bool,),
 }  # fmt: skip
 
-# Rows: their numbers in the blocks, `rows` (n,), and input_ids, attention_mask, labels (n, block_size).
+# Rows: their numbers in the blocks, `rows` (n,), and input_ids, attention_mask, labels (n, block_size), and the columns
+# that the objective reads, as `blocks.tensors` has them.
 Batch = dict[str, Tensor]
+
+
+class Loss(Protocol):
+    """What is learned at each target, in place of the text: logits (n, vocabulary) of a batch → losses (n,)."""
+
+    def parameters(self) -> dict:
+        """What decides over it, as params.yaml keeps it."""
+
+    def __call__(self, logits: Tensor, batch: Batch) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Options:
     the state is kept at least every minute and a rerun goes on from it, or returns the finished model (unless
     resume=False). scope="head" trains the LM head alone, on hidden states from one exhaustive pass (tokens × width × 4
     bytes of memory in each process). With a `teacher` (same tokenizer) the model learns what that predicts at the
-    objective's positions, not what the text has (see `distillation_loss`).
+    objective's positions, not what the text has (see `distillation_loss`); with a `loss` what that asks for.
     """
 
     objective: str
@@ -60,6 +70,7 @@ class Options:
     scope: str = "model"
     temperature: float = 2.0
     teacher: PreTrainedModel | None = None
+    loss: Loss | None = None
     measure: Measure | None = None
     run_dir: str | Path | None = None
     resume: bool = True
@@ -76,6 +87,14 @@ class Options:
             object.__setattr__(self, "run_dir", named_folder(self.run_dir))
         if self.teacher is not None:
             check_model(self.teacher, "teacher")
+            if self.loss is not None:
+                raise ValueError("a teacher is a loss already; pass teacher= or loss=, not both")
+        if self.loss is not None and not (callable(self.loss) and hasattr(self.loss, "parameters")):
+            raise TypeError(f"loss must be a sani.training.Loss, not {type(self.loss).__name__}")
+        if self.loss is None and OBJECTIVES[self.objective].needs_loss:
+            raise ValueError(
+                f"objective {self.objective!r} has listed terms as targets; say by loss= what is learned there"
+            )
         asked = checked("measure_at", self.measure_at, Iterable)
         asked = sorted({checked("each of measure_at", epoch, int, 0, self.epochs) for epoch in asked})
         object.__setattr__(self, "measure_at", asked)
@@ -88,6 +107,8 @@ class Options:
         found = {name: getattr(self, name) for name in (*names, "measure_at", "scope")}
         if self.teacher is not None:
             found |= {"teacher": model_fingerprint(self.teacher), "temperature": self.temperature}
+        if self.loss is not None:
+            found["loss"] = self.loss.parameters()
         return found
 
 
@@ -212,7 +233,7 @@ def _drawn(columns: dict, order: Tensor, batch_size: int, draw, hide: int, seed:
     for rows in order.split(at_once):
         here = {name: column[rows].to(device) for name, column in columns.items()}
         input_ids, labels = draw(here, hide, seed, epoch)
-        drawn = {"rows": rows, "input_ids": input_ids, "attention_mask": here["attention_mask"], "labels": labels}
+        drawn = here | {"rows": rows, "input_ids": input_ids, "labels": labels}
         for batch in zip(*(column.split(batch_size) for column in drawn.values())):
             yield dict(zip(drawn, batch))
 
@@ -267,13 +288,16 @@ def _loss_of(model, blocks: Dataset, options: Options, accelerator: Accelerator)
     def by_text(batch):
         return F.cross_entropy(logits_of(batch), batch["labels"][batch["labels"] != IGNORE])
 
+    def by_loss(batch):
+        return options.loss(logits_of(batch), batch).mean()
+
     def by_teacher(batch):
         with torch.no_grad():
             taught = whole(batch, teacher)
         return distillation_loss(logits_of(batch), taught, options.temperature)
 
     logits_of = whole if options.scope == "model" else head
-    return by_text if teacher is None else by_teacher
+    return by_loss if options.loss is not None else by_text if teacher is None else by_teacher
 
 
 def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
@@ -299,11 +323,11 @@ def head_parameters(model: PreTrainedModel) -> list[torch.nn.Parameter]:
 
 def _columns(model: PreTrainedModel, blocks: Dataset, options: Options) -> dict[str, Tensor]:
     """What the objective reads of the blocks. Raises TypeError or ValueError if nothing can be learnt as asked."""
-    info, teacher, (_, names, causal, spares) = blocks_.info(blocks), options.teacher, OBJECTIVES[options.objective]
+    info, teacher, (_, names, causal, spares, _) = blocks_.info(blocks), options.teacher, OBJECTIVES[options.objective]
     if options.scope == "head":
         head_parameters(model)
     if causal != family(model).causal:
-        fitting = " or ".join(name for name, o in OBJECTIVES.items() if o.causal != causal)
+        fitting = " or ".join(name for name, o in OBJECTIVES.items() if o.causal != causal and not o.needs_loss)
         raise ValueError(f"objective {options.objective!r} is not for a {model.config.model_type}; use {fitting}")
     check_blocks(model, blocks)
     if teacher is not None:

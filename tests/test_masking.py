@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 from sani import Blacklist, DataCollatorForPPCLM, DataCollatorForPPMLM, encode
 from sani.alignment import align
 from sani.blocks import tensors
-from sani.masking import IGNORE, mlm, ppmlm, uniform
+from sani.masking import IGNORE, both, mlm, ppmlm, uniform
 
 property_test = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -58,6 +58,26 @@ def test_mlm_masks_whole_words_and_blacklisted_ones_too(corpus, wordpiece):
             assert target[rows["word_ids"] == word].all()
     assert seen[rows["sensitive"] > 0].all()
     assert torch.equal(seen, rows["word_ids"] >= 0)
+
+
+def test_both_masks_ordinary_units_as_ppmlm_does_and_listed_ones_half_of_the_time_or_all_of_a_row(corpus, wordpiece):
+    rows = tensors(encode(corpus, wordpiece, Blacklist.from_annotations(corpus), block_size=32))
+    listed, hide = rows["sensitive"] > 0, wordpiece.mask_token_id
+    several = [row for row in range(len(listed)) if len(rows["unit_ids"][row][listed[row]].unique()) > 1]
+    times, whole, parts = torch.zeros(int(rows["unit_ids"].max()) + 1), 0, 0
+    for epoch in range(400):
+        inputs, labels = both(rows, hide, 0, epoch)
+        target = labels != IGNORE
+        assert torch.equal(target & ~listed, ppmlm(rows, hide, 0, epoch)[1] != IGNORE)
+        assert torch.equal(labels[target], rows["input_ids"][target]) and (inputs[target] == hide).all()
+        units = rows["unit_ids"][target & listed].unique()
+        assert not set(units.tolist()) & set(rows["unit_ids"][~target].tolist()), "whole units"
+        times[units] += 1
+        for row in several:
+            hidden = target[row][listed[row]]
+            whole, parts = whole + int(hidden.all()), parts + int(hidden.any() and not hidden.all())
+    assert ((times[rows["unit_ids"][listed].unique()] / 400 - 0.75).abs() < 0.1).all()  # ½ + ½ · ½
+    assert 0.5 < whole / (400 * len(several)) < 0.9 and parts > 0
 
 
 def test_uniform_is_uniform_and_independent_over_seeds_epochs_and_ids():

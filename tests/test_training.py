@@ -362,6 +362,35 @@ def test_roberta_with_byte_level_bpe_trains():
     assert not same(model, repair(model, blocks, epochs=1))
 
 
+class CrossEntropy:
+    """A loss of one's own that is the usual one, and notes which targets it saw."""
+
+    def __init__(self):
+        self.listed = []
+
+    def parameters(self):
+        return {"name": "cross-entropy"}
+
+    def __call__(self, logits, batch):
+        chosen = batch["labels"] != -100
+        self.listed += (batch["sensitive"][chosen] > 0).tolist()
+        return F.cross_entropy(logits, batch["labels"][chosen], reduction="none")
+
+
+def test_a_loss_of_ones_own_is_asked_at_every_target_and_decides_over_the_run_folder(blocks, wordpiece, tmp_path):
+    model, options = make_model(len(wordpiece)), {"epochs": 2, "batch_size": 2, "seed": 3}
+    own = CrossEntropy()
+    assert same(fine_tune(model, blocks, "ppmlm", **options), fine_tune(model, blocks, "ppmlm", loss=own, **options))
+    assert own.listed and not any(own.listed)
+    assert not same(fine_tune(model, blocks, "both-mlm", loss=own, **options), model)
+    assert any(own.listed)
+    fine_tune(model, blocks, "ppmlm", loss=own, run_dir=tmp_path / "run", **options)
+    with pytest.raises(ValueError, match="loss"):
+        fine_tune(model, blocks, "ppmlm", run_dir=tmp_path / "run", **options)
+    with pytest.raises(ValueError, match="pass teacher= or loss="):
+        fine_tune(model, blocks, "ppmlm", loss=own, teacher=model, **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -386,6 +415,8 @@ def test_roberta_with_byte_level_bpe_trains():
         ({"measure": 3}, "needs measure=, a callable"),
         ({"run_dir": 3}, "run_dir must be the path of a folder, not int"),
         ({"teacher": "tiny-bert"}, "the teacher is a str; load it with sani.load_model"),
+        ({"loss": F.cross_entropy}, "loss must be a sani.training.Loss, not function"),
+        ({"objective": "both-mlm"}, "objective 'both-mlm' has listed terms as targets; say by loss="),
     ],
 )
 def test_bad_arguments_are_named_before_training(options, message, blocks, wordpiece, monkeypatch):
