@@ -38,6 +38,15 @@ METHODS = {
     "untied-repair-only": Method("control: output matrix untied, nothing erased, same repair", "sani.methods.untied"),
     "untied-pruning": Method("control: the same untying, then pruning", "sani.methods.untied"),
     "sani-tied": Method("control: SANI on lm-head, its matrix then set to the input embeddings", "sani.methods.tied"),
+    "anchor": Method("repair in which listed places learn the base model's prediction", "sani.methods.anchor", BASE),
+    "rewind-anchor": Method("weights back towards the base model's, then anchor", "sani.methods.anchor", BASE),
+    "return-anchor": Method("return-rows, then anchor", "sani.methods.anchor", BASE),
+    "return-rows": Method(
+        "tokens of no ordinary word as the base has them; no training", "sani.methods.return_rows", BASE
+    ),
+    "rewind": Method("weights back towards the base model's; no training", "sani.methods.rewind", BASE),
+    "equalise": Method("listed places learn the model's own prediction, evened out", "sani.methods.anchor"),
+    "sani-equalise": Method("SANI's erasure, then equalise", "sani.methods.anchor"),
     "base": Method("control: the model before fine-tuning", "sani.methods.controls", BASE),
     "retrain-at-equal-cost": Method("control: from the base model, the same repair", "sani.methods.controls", BASE),
     "counterfactual": Method("control: all identifiers resampled before training", "sani.methods.controls", RESAMPLED),

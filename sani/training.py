@@ -39,10 +39,9 @@ Batch = dict[str, Tensor]
 
 
 class Loss(Protocol):
-    """What is learned at each target, in place of the text: logits (n, vocabulary) of a batch → losses (n,)."""
+    """What is learned at targets, not the text: logits (n, vocabulary) → losses (n,); `parameters`: for params.yaml."""
 
-    def parameters(self) -> dict:
-        """What decides over it, as params.yaml keeps it."""
+    def parameters(self) -> dict: ...
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor: ...
 

@@ -49,7 +49,8 @@ def test_each_method_is_the_steps_it_names(corpus, wordpiece, blocks, base, leak
         "counterfactual": fine_tune(base, other, "mlm", 5, seed=3, **OPTIONS),
         "logit-filter": leaky,
     }
-    assert expected.keys() == METHODS.keys()
+    apart = {"sani.methods.anchor", "sani.methods.rewind", "sani.methods.return_rows"}  # tests/methods
+    assert expected.keys() == {name for name, method in METHODS.items() if method.module not in apart}
     before = weights(leaky)
     for method, model in expected.items():
         options = OPTIONS if method not in ("base", "logit-filter") else {"progress": False}
@@ -82,7 +83,7 @@ def test_the_filter_is_not_saved(blocks, leaky, tmp_path, wordpiece):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "snai"}, "method 'snai' is unknown; use one of sani, repair-only, pruning, untied-"),
+        ({"method": "snai"}, "method 'snai' is unknown; use one of sani, repair-only, pruning, "),
         ({"method": "base"}, "needs base="),
         ({"method": "retrain-at-equal-cost"}, "needs base="),
         ({"method": "counterfactual"}, "needs base="),
