@@ -94,11 +94,16 @@ def layout(blocks: Dataset, seed: int) -> Units:
 
 
 class Pass(NamedTuple):
-    """A pass over all rows: its context, and what is hidden and what is predicted, boolean (rows, block_size)."""
+    """A pass over all rows: its context, and what is hidden and what is predicted, boolean (rows, block_size).
+
+    `alone`, of a causal model's: numbers of units, int64 (rows, block_size), whose tokens only they themselves read; −1
+    for tokens that all later ones read.
+    """
 
     context: str
     hidden: Tensor
     chosen: Tensor
+    alone: Tensor | None = None
 
 
 class Portion(NamedTuple):
@@ -111,35 +116,70 @@ class Portion(NamedTuple):
     output: Tensor  # logits at the chosen (number of them, vocabulary), or hidden states (n, block_size, hidden)
 
 
-def passes(units: Units, causal: bool, contexts: Collection[str] = CONTEXTS) -> list[Pass]:
+def passes(units: Units, causal: bool, contexts: Collection[str] = CONTEXTS, masks: bool = True) -> list[Pass]:
     """The passes in which every unit is predicted once in each of some contexts.
 
     A masked model's: a pass for each fold, where the fold is masked (`visible`); and one where all listed terms are
-    (`isolated`). A causal one's: the raw rows; the rows without listed terms (`padded`); and for the n-th mention of a
-    term in its row, the row without the mentions before it (`isolated`; of the first one that is `visible`).
+    (`isolated`). A causal one's: the raw rows; the rows without listed terms (`padded`); and `isolated` as `_isolated`
+    has it (`masks`: whether the model can be told what each token reads).
     """
     text, listed, found = units.columns["unit_ids"] >= 0, units.columns["sensitive"] > 0, []
     if causal:
-        term = units.columns["term_ids"]
-        mention = torch.arange(len(term))[:, None] * (int(term.max()) + 2) + term  # a number per (row, term)
         if "visible" in contexts:
             found.append(Pass("visible", torch.zeros_like(text), text))
         if "padded" in contexts:
             found.append(Pass("padded", listed, text))
-        if "isolated" in contexts:
-            table = units.table
-            rank = table[table["term_id"] >= 0].groupby(["row", "term_id"]).cumcount()
-            rank = units.spread(rank.reindex(table.index, fill_value=-1).to_numpy())
-            for n in range(1, int(rank.max()) + 1):
-                sought = rank == n
-                earlier = (rank >= 0) & (rank < n) & torch.isin(mention, mention[sought])
-                found.append(Pass("isolated", earlier, sought))
-        return found
+        return found + (_isolated(units, masks) if "isolated" in contexts else [])
     fold_of = units.spread(units.folds)
     for fold in range(FOLDS if "visible" in contexts else 0):
         chosen = fold_of == fold
         found.append(Pass("visible", chosen, chosen))
     return [*found, Pass("isolated", listed, listed)] if "isolated" in contexts else found
+
+
+def _isolated(units: Units, masks: bool = True) -> list[Pass]:
+    """The passes of a causal model in which later mentions of a term in its row are predicted without earlier ones.
+
+    For the n-th mention, a pass over the rows that have one, without the n − 1 first mentions of every term that has an
+    n-th there. Where these passes together take more rows than there are, one in their place (given `masks`): without
+    all earlier mentions of all terms that the row mentions more than once. The tokens of these are read by their own
+    mention alone, and its last token, which only later ones would read, by none. A first mention is not in it: it is
+    predicted as in the `visible` pass.
+    """
+    table, term = units.table, units.columns["term_ids"]
+    rank = table[table["term_id"] >= 0].groupby(["row", "term_id"]).cumcount()
+    takes = int(rank.groupby(table["row"]).max().sum())
+    rank = units.spread(rank.reindex(table.index, fill_value=-1).to_numpy())
+    mention = torch.arange(len(term))[:, None] * (int(term.max()) + 2) + term  # a number per (row, term)
+    if takes > len(term) and masks:
+        place, lengths = units.tokens["place"], table["tokens"].to_numpy()[units.tokens["unit"]]
+        last = torch.zeros_like(term, dtype=torch.bool)
+        last.view(-1)[torch.from_numpy(units.tokens["position"])] = torch.from_numpy(place == lengths - 1)
+        again = (rank >= 0) & torch.isin(mention, mention[rank > 0])
+        alone = units.columns["unit_ids"].masked_fill(~again | last, -1)
+        return [Pass("isolated", again & last, rank > 0, alone)]
+    found = []
+    for n in range(1, int(rank.max()) + 1):
+        sought = rank == n
+        earlier = (rank >= 0) & (rank < n) & torch.isin(mention, mention[sought])
+        found.append(Pass("isolated", earlier, sought))
+    return found
+
+
+def takes_masks(model: PreTrainedModel, length: int) -> bool:
+    """Whether a model can be told, token by token, what each of a row of `length` reads."""
+    window = getattr(model.config, "sliding_window", None)
+    return model.config._attn_implementation in ("eager", "sdpa") and (window is None or window >= length)
+
+
+def reading(attention: Tensor, alone: Tensor, dtype: torch.dtype) -> Tensor:
+    """What each token of causal rows reads (rows, 1, length, length): 0 where it does, the least number elsewhere.
+
+    attention (rows, length): 1 where a token may be read; alone as in `Pass`.
+    """
+    own = (alone[:, None, :] < 0) | (alone[:, None, :] == alone[:, :, None])
+    reads = (own & (attention[:, None, :] > 0)).tril()
+    return torch.zeros(reads.shape, dtype=dtype).masked_fill(~reads, torch.finfo(dtype).min)[:, None]
 
 
 def earlier_mentions(terms: Tensor, start: int) -> Tensor:
@@ -190,6 +230,8 @@ def portions(
             hide, chosen = info["pad_token_id" if causal else "mask_token_id"], one.chosen[rows]
             input_ids = columns["input_ids"][rows].masked_fill(one.hidden[rows], hide)
             attention = attended(columns["attention_mask"][rows], input_ids, info["pad_token_id"])
+            if one.alone is not None:
+                attention = reading(attention, one.alone[rows], model.dtype)
             shown = input_ids.to(model.device), attention.to(model.device)
             output = logits_at(model, *shown, chosen.to(model.device)) if head else hidden_states(model, *shown)
             yield Portion(one.context, rows, input_ids, chosen, output)
@@ -223,7 +265,8 @@ def predict(
     causal, unit_ids = family(model).causal, units.columns["unit_ids"]
     contexts = [context for context in CONTEXTS[: 3 if causal else 2] if context in contexts]
     predicted = {context: torch.full_like(unit_ids, -1) for context in contexts}
-    for part in portions(model, blocks, passes(units, causal, contexts), batch_size, "evaluate", progress, shared=True):
+    work = passes(units, causal, contexts, takes_masks(model, unit_ids.shape[1]))
+    for part in portions(model, blocks, work, batch_size, "evaluate", progress, shared=True):
         if watch is not None:
             watch(part)
         best = best_tokens(model, part.output, part.input_ids, part.chosen, unit_ids[part.rows])

@@ -13,6 +13,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -26,6 +28,7 @@ from sani.erasure import layers, targets
 from sani.masking import IGNORE, DataCollatorForPPCLM, clm, ppclm
 from sani.methods.pruning import prune
 from sani.models import FAMILIES, PAD, is_causal, logits_at
+from sani.predictions import layout, passes, portions, predict, takes_masks
 
 KINDS = ("gpt2", "llama")
 
@@ -76,7 +79,7 @@ def loaded(kind, tmp_path):
 
 
 def rows_of(tokenizer, corpus, **options):
-    blacklist = sani.Blacklist.from_annotations(corpus)
+    blacklist = options.pop("blacklist", None) or sani.Blacklist.from_annotations(corpus)
     return sani.encode(corpus, tokenizer, blacklist, block_size=options.pop("block_size", 48), **options)
 
 
@@ -333,40 +336,52 @@ def test_pruning_reaches_conv1d(loaded):
 
 
 def reference_predictions(model, blocks, context):
-    """One token at a time, each from the true tokens before it, as the context shows them."""
+    """One token at a time, each from the true tokens before it, as the context shows them.
+
+    And whether `isolated` takes one pass: because the n-th mentions, a pass over their rows for each n, take more.
+    """
     columns, told = tensors(blocks), info(blocks)
+    term, unit = columns["term_ids"], columns["unit_ids"]
+    mentions = [{t: unit[row][term[row] == t].unique().tolist() for t in set(term[row].tolist()) - {-1}}
+                for row in range(len(blocks))]  # fmt: skip
+    at_once = sum(max((len(units) for units in of.values()), default=1) - 1 for of in mentions) > len(blocks)
     found = {}
-    for row in range(len(blocks)):
-        ids, term, unit = (columns[name][row] for name in ("input_ids", "term_ids", "unit_ids"))
+    for row, of in enumerate(mentions):
+        ids = columns["input_ids"][row]
         for at in range(1, len(ids)):
-            if unit[at] < 0:
+            if unit[row, at] < 0 or (context == "isolated" and term[row, at] < 0):
                 continue
             hide = torch.zeros(len(ids), dtype=torch.bool)
             if context == "padded":
                 hide = columns["sensitive"][row] > 0
-            elif context == "isolated" and term[at] >= 0:
-                mentions = [u.item() for u in unit[term == term[at]].unique()]
-                rank = mentions.index(unit[at].item())
-                for other in term[term >= 0].unique():
-                    units = unit[term == other].unique()
-                    if rank < len(units):  # this pass hides all mentions before the rank-th of such terms
-                        hide |= torch.isin(unit, units[:rank])
+            elif context == "isolated":
+                rank = of[int(term[row, at])].index(int(unit[row, at]))
+                for units in of.values():
+                    before = units[:rank] if rank < len(units) else []
+                    if at_once:
+                        before = [u for u in units if u < unit[row, at]] if rank > 0 and len(units) > 1 else []
+                    hide |= torch.isin(unit[row], torch.tensor(before, dtype=torch.int64))
             inputs = ids.masked_fill(hide, told["pad_token_id"])[None, :at]
             mask = (columns["attention_mask"][row] * ~hide)[None, :at]
             with torch.no_grad():
                 found[row, at] = model(inputs, attention_mask=mask).logits[0, -1].argmax().item()
-    return found
+    return found, at_once
 
 
-@pytest.mark.parametrize("context", ["visible", "padded", "isolated"])
-def test_evaluation_equals_predicting_token_by_token(loaded, context):
+# Mentions side by side, of one term and of two; more of them than there are rows, or rows without any besides.
+MENTIONS = "John Smith saw Jane. Jane saw John Smith and May; John Smith left Jane at 71. Jane Jane John Smith John."
+NAMED = sani.Blacklist(["John Smith", "Jane", "John"])
+
+
+@pytest.mark.parametrize(("context", "rows_besides"), [("visible", 0), ("padded", 0), ("isolated", 0), ("isolated", 9)])
+def test_evaluation_equals_predicting_token_by_token(loaded, context, rows_besides):
     model, tokenizer = loaded
-    text = "John Smith saw Jane. Jane saw John Smith and May; John Smith left Jane at 71."
-    corpus = make_corpus([text, text[20:]], [spans(text, ("John Smith", "PATIENT"), ("Jane", "DOCTOR")), []])
-    blocks = rows_of(tokenizer, corpus, block_size=64)
-    model = sani.fine_tune(model, blocks, epochs=30, learning_rate=2e-2, batch_size=1, progress=False)
+    texts = [MENTIONS, MENTIONS[20:], *["The cough went on."] * 9 * rows_besides]
+    blocks = rows_of(tokenizer, make_corpus(texts), block_size=64, blacklist=NAMED)
+    model = sani.fine_tune(model, blocks.select([0, 1]), epochs=30, learning_rate=2e-2, batch_size=1, progress=False)
     report = sani.evaluate(model, blocks, progress=False)
-    expected = reference_predictions(model, blocks, context)
+    expected, at_once = reference_predictions(model, blocks, context)
+    assert at_once == (not rows_besides)
     columns = tensors(blocks)
     right = {}
     for (row, at), best in expected.items():
@@ -382,6 +397,56 @@ def test_evaluation_equals_predicting_token_by_token(loaded, context):
         assert units[name].tolist() == [sum(right[unit]) for unit in units.index]
         ordinary = [flag for unit in units.index if unit not in listed for flag in right[unit]]
         assert report.value("utility", "none", context=context) == pytest.approx(np.mean(ordinary))
+
+
+def test_mentions_hidden_from_each_other_in_one_pass_as_in_one_pass_each(loaded):
+    """Every token of a later mention, by its logits: what a pass of its own without the earlier ones gives."""
+    model, tokenizer = loaded
+    blocks = rows_of(tokenizer, make_corpus([MENTIONS] * 2), block_size=64, blacklist=NAMED)
+    units = layout(blocks, 0)
+    (work,) = passes(units, True, ("isolated",))
+    assert work.alone is not None and work.chosen.any()
+    (part,) = portions(model, blocks, [work], 32)
+    columns, pad, at = units.columns, tokenizer.pad_token_id, part.chosen.nonzero()
+    assert len(at) == len(part.output)
+    for (row, position), logits in zip(at.tolist(), part.output):
+        own = columns["unit_ids"][row, position]
+        term, unit = columns["term_ids"][row], columns["unit_ids"][row]
+        often = torch.tensor([t for t in term.unique() if t >= 0 and len(unit[term == t].unique()) > 1])
+        earlier = torch.isin(term, often) & (unit < own)
+        ids = columns["input_ids"][row].masked_fill(earlier, pad)[None, :position]
+        with torch.no_grad():
+            alone = model(ids, attention_mask=(ids != pad).long()).logits[0, -1]
+        torch.testing.assert_close(logits, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_evaluation_takes_three_passes_at_most(loaded):
+    """However often a row repeats its terms."""
+    model, tokenizer = loaded
+    text = "Jane saw May. " * 12
+    corpus, blacklist = make_corpus([text, "The cough went on."]), sani.Blacklist(["Jane", "May"])
+    blocks = rows_of(tokenizer, corpus, block_size=64, blacklist=blacklist)
+    rows = []
+    model.base_model.register_forward_pre_hook(lambda *call: rows.append(len(call[2]["input_ids"])), with_kwargs=True)
+    units = layout(blocks, 0)
+    predict(model, units, blocks, 1, False)
+    assert units.table.groupby("term_id").size().max() > 10
+    assert sum(rows) <= 3 * len(blocks)
+
+
+@pytest.mark.parametrize("window", [8, 64])
+def test_a_window_smaller_than_the_row_is_kept_to(window):
+    """Mistral's layers read no further back than its window; where rows are longer, each mention has its own pass."""
+    tokenizer = byte_level(pad="<pad>")
+    config = MistralConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, sliding_window=window, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    masks = takes_masks(MistralForCausalLM(config), 64)
+    assert masks == (window == 64)
+    units = layout(rows_of(tokenizer, make_corpus([MENTIONS]), block_size=64, blacklist=NAMED), 0)
+    found = passes(units, True, ("isolated",), masks)
+    assert (found[0].alone is not None) == masks and len(found) == (1 if masks else 4)
 
 
 def test_few_logits_at_once_change_nothing(loaded, corpus, monkeypatch):

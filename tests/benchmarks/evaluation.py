@@ -1,6 +1,7 @@
 """Exhaustive evaluation: `sani.evaluate` against as many forward passes over the same rows."""
 
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import sani
 import sani.evaluation
@@ -103,3 +104,43 @@ def with_exposure(model: str, records: int, exposure: bool = True):
 
 def without_exposure(**options):
     return with_exposure(**options, exposure=False)
+
+
+def _causal(records: int, hidden: int, layers: int, heads: int):
+    """Stories whose rows repeat their names often, and a GPT-2 of random weights."""
+    torch.manual_seed(0)
+    _, tokenizer = sani.load_model("tiny-gpt2")
+    tokenizer.model_max_length = LENGTH
+    sizes = {"n_embd": hidden, "n_layer": layers, "n_head": heads, "n_positions": LENGTH}
+    sizes |= {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0}
+    model = GPT2LMHeadModel(GPT2Config(**sizes)).eval()
+    corpus = sani.load_corpus("synthetic-stories", records=records, seed=0)
+    blocks = sani.encode(corpus, tokenizer, sani.Blacklist.from_ner(corpus), block_size=LENGTH, progress=False)
+    return model, blocks
+
+
+def evaluate_causal(**options):
+    model, blocks = _causal(**options)
+
+    def run():
+        ranks, sani.evaluation.Ranks = sani.evaluation.Ranks, _NoRanks
+        try:
+            sani.evaluate(model, blocks, batch_size=BATCH, progress=False)
+        finally:
+            sani.evaluation.Ranks = ranks
+        return len(blocks) * LENGTH
+
+    return run
+
+
+def plain_pass(**options):
+    model, blocks = _causal(**options)
+    columns = tensors(blocks, "input_ids", "attention_mask")
+
+    @torch.inference_mode()
+    def run():
+        for ids, attention in zip(*(column.split(BATCH) for column in columns.values())):
+            model(input_ids=ids, attention_mask=attention).logits.argmax(dim=-1)
+        return len(blocks) * LENGTH
+
+    return run

@@ -69,6 +69,11 @@ WORKS = {
         "evaluation",
         "evaluate_ours", "encoder_passes", BERT_BASE | {"rows": 8}, 1 / 1.06, None, 2,
     ),
+    "evaluate-causal": Work(
+        "evaluation of a GPT-2 of 4 layers × 256, stories, without exposure", "one plain pass with all logits",
+        "tokens/s", "evaluation", "evaluate_causal", "plain_pass",
+        {"hidden": 256, "layers": 4, "heads": 4, "records": 20}, 1 / 3, None, 3,
+    ),
     "exposure-tiny-bert": Work(
         "evaluation with exposure, tiny-bert, 200 records", "ours, without exposure", "tokens/s", "evaluation",
         "with_exposure", "without_exposure", {"model": "tiny-bert", "records": 200}, 1 / 1.3, None, 5,
