@@ -13,6 +13,8 @@ from .blacklists import Blacklist
 from .blocks import encode
 from .data.corpora import load_corpus
 from .data.surrogates import counterfactual, pseudonymize
+from .data.term_files import random_ids
+from .data.variants import variants, with_variants
 from .erasure import erase
 from .evaluation import Report, evaluate
 from .masking import DataCollatorForPPCLM, DataCollatorForPPMLM

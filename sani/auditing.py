@@ -19,7 +19,7 @@ from .blacklists import Blacklist
 from .erasure import linear_layers
 from .models import family, hidden_states
 from .predictions import check_blocks, evaluating
-from .runs import checked, fingerprint, one_of
+from .runs import checked, keyed, one_of
 
 # How far from chance is far, by the metrics that are judged; the others stand beside.
 FAR = {"in_place": 0.01, "exposure": 0.05, "exposure_rare": 0.05, "auc": 0.05, "samples": 0.05, "predicted": 0.05}
@@ -117,7 +117,7 @@ def audit(
     if heldout is not None:
         check_blocks(model, heldout, "model")
     listed = blocks_.info(blocks)["blacklist"]
-    key = fingerprint(blocks.info.description, len(blocks), checked("seed", seed, int, 0, 2**32 - 1))
+    key = keyed(blocks.info.description, len(blocks), checked("seed", seed, int, 0, 2**32 - 1))
     for name, one in stand_ins.items():
         if one.of not in ("", key):
             raise ValueError(f"the audit given as {name} was of other blocks or of another seed; make it anew")

@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from .matching import KINDS, WORD, Finder, Hit, Key, Rules, fold
-from .runs import checked, fingerprint, one_of, replacing
+from .runs import checked, fingerprint, keyed, one_of, replacing
 from .selection import AMBIGUOUS, Selection, common_words, is_number, outside, pieces
 
 
@@ -140,6 +140,11 @@ class Blacklist:
         return cls(rare, "indirect", **rules)
 
     @classmethod
+    def for_person(cls, corpus: Dataset, person_id: str, rare: bool = True, types=None, **options) -> "Blacklist":
+        """What is to go for one person, as for a request of erasure (GDPR, Article 17): see `persons.terms_of`."""
+        return _data("persons").terms_of(corpus, person_id, rare, types, **options)
+
+    @classmethod
     def from_capitalized(
         cls, corpus: Dataset, share: float = 0.95, min_count: int = 1, top: int | None = None,
         kind: str = "confidential", **rules,
@@ -199,7 +204,7 @@ class Blacklist:
         return bool(self._entries)
 
     def __eq__(self, other) -> bool:
-        return isinstance(other, Blacklist) and self.fingerprint == other.fingerprint
+        return isinstance(other, Blacklist) and self._written() == other._written()
 
     __hash__ = None
 
@@ -214,9 +219,15 @@ class Blacklist:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change with any term, its kind, type or rule of matching."""
+        """16 hex digits that change with any term, its kind, type or rule of matching, and with the machine's key.
+
+        A plain one would tell who guesses a short list that the guess is right (`runs.keyed`).
+        """
+        return keyed(*self._written())
+
+    def _written(self) -> tuple:
         entries = sorted((key, *entry[1:]) for key, entry in self._entries.items())
-        return fingerprint(self.rules.case_sensitive, self.rules.whole_words, entries)
+        return self.rules.case_sensitive, self.rules.whole_words, entries
 
     def terms(self, reveal: bool = False) -> pd.DataFrame:
         """A row per term: term_id, kind, words, match, type; with `reveal=True` the term itself.
@@ -231,6 +242,11 @@ class Blacklist:
     def ids(self, other: "Blacklist") -> list[int]:
         """The term ids, in this blacklist, of the terms that another one holds too."""
         return [i for key, i in self._ids.items() if key in other._entries]
+
+    def only(self, ids: Iterable[int]) -> "Blacklist":
+        """The terms of some term ids, with all that is known of them."""
+        ids = set(ids)
+        return self._combine(self._empty(), [key for key, i in self._ids.items() if i in ids])
 
     def without(self, share: float, seed: int = 0) -> "Blacklist":
         """This blacklist with a random share of its terms missing; a smaller share of the same seed is among them.

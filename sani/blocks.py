@@ -18,14 +18,17 @@ from .blacklists import Blacklist
 from .devices import processes
 from .models import vocabulary
 from .packing import DTYPES, RECORD, ROWS, known_of, pack, rows_of, stream_of, without_separators
-from .runs import checked, code_fingerprint, fingerprint, made, named_folder, runs_folder, unfinished
+from .runs import checked, code_fingerprint, fingerprint, keyed, made, named_folder, runs_folder, unfinished
 
 FEATURES = Features({name: Sequence(Value(dtype)) for name, dtype in DTYPES.items()})
 CHARACTERS = 1 << 20  # encoded at once
 
 
 def corpus_fingerprint(corpus: Dataset) -> str:
-    """16 hex digits that change with any text, person or annotated span of a corpus."""
+    """16 hex digits that change with any text, person or annotated span of a corpus.
+
+    Not keyed: what has the same text has the same digits; write it down of public text only, else `runs.keyed` of it.
+    """
     digest = hashlib.sha256()
     names = ["text", "record_id", "person_id", "identifiers"]
     for batch in corpus.select_columns(names).iter(batch_size=256):
@@ -60,7 +63,7 @@ def encode(
     checked("corpus", corpus, Dataset)
     blacklist = Blacklist() if blacklist is None else checked("blacklist", blacklist, Blacklist)
     _check_tokenizer(tokenizer, checked("block_size", block_size, int))
-    key = fingerprint(
+    key = keyed(
         code_fingerprint(__name__),
         corpus_fingerprint(corpus),
         blacklist.fingerprint,

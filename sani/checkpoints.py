@@ -23,6 +23,7 @@ from .runs import (
     cleared,
     code_fingerprint,
     files_fingerprint,
+    keyed,
     part_of,
     private_folder,
     publish,
@@ -88,7 +89,7 @@ class State:
         if main := processes().is_main_process:
             held.enter_context(alone(folder, wait=there[0].exists()))  # several may want to read a finished run
         key = parameters | {
-            "blocks": tensors_fingerprint(read, str(read["input_ids"].shape)),
+            "blocks": keyed(tensors_fingerprint(read, str(read["input_ids"].shape))),
             "model": model_fingerprint(model),
             "source": code_fingerprint("sani.training"),
         }

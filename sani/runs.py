@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,21 @@ def fingerprint(*values) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def keyed(*values) -> str:
+    """16 hex digits that change as `fingerprint` does, and with the random key of this machine's `runs/key`.
+
+    A short list, or a text that others have too, can be guessed and compared with a plain fingerprint of it. With the
+    key (32 bytes, mode 0600, made at the first call) only who may read `runs/` can do so. Source: BLAKE2, RFC 7693.
+    """
+    file = runs_folder() / "key" / "key"
+    if not file.exists():
+        with made(file.parent) as part:
+            if part is not None:  # else another process was faster
+                (part / file.name).write_bytes(secrets.token_bytes(32))
+    content = json.dumps(values, sort_keys=True).encode()
+    return hashlib.blake2b(content, key=file.read_bytes(), digest_size=8).hexdigest()
+
+
 def files_fingerprint(paths: Iterable[Path]) -> str:
     """16 hex digits that change with the name or content of any file at or below some paths, where there is one."""
     digest = hashlib.sha256()
@@ -133,8 +149,11 @@ def _file(module: str, package: Path) -> Path | None:
 
 
 def run_folder(stage: str, module: str, **arguments) -> Path:
-    """`runs/<stage>-<hash>`: the hash covers the arguments and the code that a module imports (not created yet)."""
-    return runs_folder() / f"{stage}-{fingerprint(code_fingerprint(module), arguments)}"
+    """`runs/<stage>-<hash>`: the hash covers the arguments and the code that a module imports (not created yet).
+
+    It is `keyed`: arguments may tell of a list or a text.
+    """
+    return runs_folder() / f"{stage}-{keyed(code_fingerprint(module), arguments)}"
 
 
 # --- arguments

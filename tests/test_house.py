@@ -211,7 +211,7 @@ blocks = sani.encode(corpus, tokenizer, blacklist, block_size=64)
 clean = sani.sanitize(sani.fine_tune(model, blocks, epochs=1, seed=3), blocks, epochs=1, seed=3)
 report = sani.evaluate(clean, blocks)
 tables = [hashlib.sha256(t.to_csv().encode()).hexdigest() for t in (blacklist.terms(reveal=True), report.counts)]
-print(blacklist.fingerprint, model_fingerprint(clean), *tables)
+print(model_fingerprint(clean), *tables)
 """
     seen = set()
     for seed in ("0", "1"):
@@ -219,4 +219,4 @@ print(blacklist.fingerprint, model_fingerprint(clean), *tables)
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         seen.add(done.stdout)
-    assert len(seen) == 1 and len(seen.pop().split()) == 4
+    assert len(seen) == 1 and len(seen.pop().split()) == 3

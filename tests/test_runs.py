@@ -1,6 +1,8 @@
 """Run folders: whole or not at all, and keys that cover the code that a stage really imports."""
 
+import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -9,10 +11,25 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
+from conftest import make_model
 
+import sani
 from sani import __main__ as command_line
 from sani import runs
-from sani.runs import LOCK, PACKAGE, alone, checked, code_fingerprint, made, private_folder, unfinished
+from sani.blocks import corpus_fingerprint, info
+from sani.checkpoints import model_fingerprint
+from sani.runs import (
+    LOCK,
+    PACKAGE,
+    alone,
+    checked,
+    code_fingerprint,
+    fingerprint,
+    keyed,
+    made,
+    private_folder,
+    unfinished,
+)
 from sani.sanitizing import METHODS
 
 STAGES = ("sani.training", "sani.study.runs", "sani.study.costs", "sani.results.figures")
@@ -250,3 +267,42 @@ def test_a_folder_named_runs_that_others_fill_gets_no_gitignore(home):
     (home / "runs" / "Nov26_08-24-01_host").mkdir(parents=True)
     private_folder(home / "runs" / "x-0123456789abcdef")
     assert not (home / "runs" / ".gitignore").exists()
+
+
+def test_keyed_digits_are_of_this_machine_alone(home, tmp_path, monkeypatch):
+    one = keyed("a list", 3)
+    assert one == keyed("a list", 3) != keyed("a list", 4) and one != fingerprint("a list", 3) and len(one) == 16
+    file = home / "runs" / "key" / "key"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600 and stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert len(file.read_bytes()) == 32
+    monkeypatch.setenv("SANI_HOME", str(tmp_path / "another"))
+    assert keyed("a list", 3) != one
+    monkeypatch.setenv("SANI_HOME", str(home))
+    assert keyed("a list", 3) == one
+    command_line.purge(sure=True)
+    assert not file.exists()  # the key goes with what it named
+
+
+def test_no_file_of_a_run_tells_who_guesses_the_list(home, corpus, wordpiece, monkeypatch):
+    """Neither plain digits of the list or the text, nor any that two machines share, but those of the code."""
+    found = []
+    for machine in ("one", "two"):
+        monkeypatch.setenv("SANI_HOME", str(home / machine))
+        blacklist = sani.Blacklist.from_annotations(corpus)
+        blocks = sani.encode(corpus, wordpiece, blacklist, block_size=32)
+        assert sani.encode(corpus, wordpiece, blacklist, block_size=32).info == blocks.info  # found again
+        sani.fine_tune(
+            make_model(len(wordpiece)), blocks, epochs=1, run_dir=home / machine / "runs" / "x", progress=False
+        )
+        files = [path for path in (home / machine).rglob("*") if path.suffix in (".json", ".yaml")]
+        told = "".join(path.read_text() + str(path.relative_to(home / machine)) for path in files)
+        assert (
+            len(files) >= 3
+            and fingerprint(*blacklist._written()) not in told
+            and corpus_fingerprint(corpus) not in told
+        )
+        found.append(set(re.findall(r"\b[0-9a-f]{16}\b", told)))
+        shared = {code_fingerprint("sani.training"), info(blocks)["vocabulary"]}
+        trained = json.loads((home / machine / "runs" / "x" / "provenance.json").read_text())["files"]
+        shared |= {model_fingerprint(make_model(len(wordpiece))), trained}  # of weights, which a file gives away anyway
+    assert found[0] & found[1] <= shared and len(found[0] - found[1]) >= 3

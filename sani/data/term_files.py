@@ -3,10 +3,15 @@
 import csv
 import io
 import re
+import secrets
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
+from ..blacklists import Blacklist
 from ..matching import KINDS
+from ..runs import checked, replacing
 from ..selection import AMBIGUOUS
 
 LINE_END = re.compile("\r\n|[\r\n]")
@@ -119,3 +124,30 @@ def csv_rows(text: str, path: Path, separator: str = ",", trimmed: bool = False)
     finally:
         csv.field_size_limit(limit)
     return rows
+
+
+def random_ids(blacklist: Blacklist, path: str | Path) -> pd.Series:
+    """An id of 8 random hex digits for each term, by term_id, and the file that says which term each is.
+
+    Ids in a report tell nothing of their terms, as hashes would of a short list, or as numbers do that follow the
+    alphabet. The key file, CSV `id,term,kind` of mode 0600, holds the terms in clear: keep it apart from what is handed
+    on. Ids that a file has already are kept, so the reports of one list speak of the same ones.
+    Raises TypeError for another blacklist, ValueError for a file of another kind.
+    """
+    path, known = Path(path).expanduser(), {}
+    terms = checked("blacklist", blacklist, Blacklist).terms(reveal=True)
+    if path.exists():
+        (_, header), *rows = [row for row in csv_rows(path.read_text(encoding="utf-8"), path) if row[1]] or [(1, [])]
+        if header != ["id", "term", "kind"]:
+            raise ValueError(f"{path}: not a key file (CSV id,term,kind); choose another path")
+        known = {tuple(fields[1:]): fields[0] for _, fields in rows}
+    taken = set(known.values())
+    for term in terms.itertuples():
+        while (term.term, term.kind) not in known:
+            if (drawn := secrets.token_hex(4)) not in taken:
+                known[term.term, term.kind] = drawn
+                taken.add(drawn)
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("id", "term", "kind"), *sorted((i, *of) for of, i in known.items())])
+    ids = [known[term.term, term.kind] for term in terms.itertuples()]
+    return pd.Series(ids, terms["term_id"].to_numpy(), name="id", dtype=object)

@@ -26,7 +26,7 @@ from ..data.corpora import load_corpus
 from ..results import tables
 from ..results.figures import save
 from ..results.statistics import all_of, holm
-from ..runs import code_fingerprint, figures_folder, fingerprint, made, runs_folder
+from ..runs import code_fingerprint, figures_folder, keyed, made, runs_folder
 from .claims import CLAIMS, claims_of, conditions, measures, readings
 from .prepare import halves, split
 from .pretraining import pretrain
@@ -129,7 +129,7 @@ def books_setting(folder: Path, emotions: Path | None, name: str) -> Setting:
 
 def base_model(public: Dataset, vocabulary: int, phases: Sequence[Mapping]) -> Path:
     """The folder of a small BERT pre-trained on a corpus, made if it is not there."""
-    key = fingerprint(code_fingerprint("sani.study.pretraining"), corpus_fingerprint(public), vocabulary, phases)
+    key = keyed(code_fingerprint("sani.study.pretraining"), corpus_fingerprint(public), vocabulary, phases)
     folder = runs_folder() / f"base-{key}"
     with made(folder, keep=True) as part:
         if part is not None:
