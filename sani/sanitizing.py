@@ -7,8 +7,9 @@ from inspect import signature
 from typing import NamedTuple
 
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .blacklists import Blacklist
 from .erasure import erasable, erase
 from .importance import scores_of
 from .models import check_model
@@ -72,6 +73,8 @@ def sanitize(
     neurons: str = "random",
     base: PreTrainedModel | None = None,
     counterfactual_blocks: Dataset | None = None,
+    blacklist: Blacklist | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     training_epochs: float = 64,
     **options,
 ) -> PreTrainedModel:
@@ -80,7 +83,8 @@ def sanitize(
     target, fraction, fill: as in `erase`; `neurons` are the paper's `random` ones, the `magnitude` by their weights, or
     the most `activation` on listed terms. `base`, the model before fine-tuning, and `counterfactual_blocks` are for the
     controls that start from them; `counterfactual` trains `training_epochs`. `logit-filter` returns the same weights
-    with a filter that `evaluate` applies. Other options: as in `fine_tune`.
+    with a filter that `evaluate` and `generate` apply: of the terms that stand in the blocks, and with `blacklist` and
+    `tokenizer` of all terms listed there that count everywhere. Other options: as in `fine_tune`.
     Raises TypeError or ValueError for bad or missing arguments, those that the method ignores, and blocks that list
     nothing, before any work.
     """
@@ -88,7 +92,8 @@ def sanitize(
     _, module, needs = METHODS[one_of("method", method, METHODS)]
     run = getattr(import_module(module), method.replace("-", "_"))  # the core imports no room before it is asked for
     reads, usual = signature(run).parameters.keys(), signature(sanitize).parameters
-    ignored = [name for name in {"target", "fraction", "fill", "neurons"} - reads if asked[name] != usual[name].default]
+    of_some = {"target", "fraction", "fill", "neurons", "blacklist", "tokenizer"}
+    ignored = [name for name in of_some - reads if asked[name] != usual[name].default]
     if ignored := ignored + [name for name in options if name != "progress" and not reads & {"options", "repaired"}]:
         raise ValueError(f"method {method!r} ignores {', '.join(sorted(ignored))}; leave it out")
     for name, what in needs.items():

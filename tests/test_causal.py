@@ -27,7 +27,7 @@ from sani.blocks import info, tensors
 from sani.erasure import layers, targets
 from sani.masking import IGNORE, DataCollatorForPPCLM, clm, ppclm
 from sani.methods.pruning import prune
-from sani.models import FAMILIES, PAD, is_causal, logits_at
+from sani.models import FAMILIES, PAD, clone, is_causal, logits_at
 from sani.predictions import layout, passes, portions, predict, takes_masks
 
 KINDS = ("gpt2", "llama")
@@ -518,6 +518,36 @@ def test_logit_filter_completes_no_listed_term(parrot):
     filtered = sani.evaluate(sani.sanitize(model, blocks, "logit-filter"), blocks, progress=False)
     assert leaky.regurgitation > 0.5 and filtered.regurgitation == 0
     assert filtered.utility == pytest.approx(leaky.utility, abs=0.1)
+
+
+def test_generate_of_a_filtered_model_completes_no_listed_term(parrot, tmp_path):
+    """By its own `generate`, of a copy too; and what stands in no block once it is on the list given."""
+    model, tokenizer, _, blacklist, blocks = parrot
+    prompt = tokenizer("The patient", add_special_tokens=False)["input_ids"]
+    start = torch.tensor([[info(blocks)["bos_token_id"], *prompt]])
+    asked = {"do_sample": False, "max_new_tokens": 24, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": None}
+
+    def said(of, **more):
+        return tokenizer.decode(of.generate(start, **asked | more)[0, start.shape[1] :])
+
+    assert blacklist.find(said(model)) and "seen" in said(model)
+    filtered = sani.sanitize(model, blocks, "logit-filter")
+    for one in (filtered, clone(filtered)):
+        assert not blacklist.find(said(one)) and not blacklist.find(said(one, num_beams=2))
+    assert "seen" in said(filtered)
+    # What a caller bans is banned beside.
+    words = [ids for word in ("seen", " seen") if (ids := tokenizer(word, add_special_tokens=False)["input_ids"])]
+    both = said(filtered, bad_words_ids=words)
+    assert "seen" not in both and not blacklist.find(both)
+    more = blacklist | sani.Blacklist(["SEEN"])
+    longer = sani.sanitize(model, blocks, "logit-filter", blacklist=more, tokenizer=tokenizer)
+    assert not more.find(said(longer))
+    # The list is in no file, and without it the model says what it knows.
+    with pytest.warns(UserWarning, match="not saved"):
+        filtered.save_pretrained(tmp_path)
+    assert not any("bad_words" in p.read_text() for p in tmp_path.glob("*.json"))
+    del filtered.logit_filter
+    assert said(filtered) == said(model)
 
 
 def test_bare_prompts_go_on_from_the_prompt(parrot):

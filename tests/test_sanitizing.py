@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, make_tokenizer
 from test_training import same, weights
 
 import sani.training
@@ -15,6 +15,7 @@ from sani.models import clone, untie
 from sani.sanitizing import METHODS
 
 OPTIONS = dict(learning_rate=1e-2, batch_size=2, progress=False)
+FILTER = {"method": "logit-filter", "blacklist": Blacklist(["chest"]), "tokenizer": make_tokenizer("wordpiece")}
 
 
 @pytest.fixture
@@ -80,6 +81,26 @@ def test_the_filter_is_not_saved(blocks, leaky, tmp_path, wordpiece):
     assert "filter" not in (tmp_path / "config.json").read_text()
 
 
+def test_the_filter_bans_what_is_listed_and_stands_in_no_block(corpus, wordpiece, blocks, base):
+    """A model that says one word of three tokens in every blank: free where it is not listed, gone where it is."""
+    said = wordpiece("Oxygen", add_special_tokens=False)["input_ids"]
+    assert len(said) > 1 and "oxygen" not in Blacklist.from_annotations(corpus)
+    units = torch.zeros(len(said), dtype=torch.int64)
+    logits = torch.full((len(said), len(wordpiece)), -9.0)
+    logits[torch.arange(len(said)), torch.tensor(said)] = 0.0
+    plain = sanitize(base, blocks, "logit-filter").logit_filter
+    assert plain.argmax(logits, units).tolist() == said
+    more = Blacklist.from_annotations(corpus) | Blacklist(["OXYGEN"])
+    whole = sanitize(base, blocks, "logit-filter", blacklist=more, tokenizer=wordpiece).logit_filter
+    assert whole.argmax(logits, units).tolist()[:-1] == said[:-1] and whole.argmax(logits, units)[-1] != said[-1]
+    assert {tuple(s) for s in plain.sequences} < {tuple(s) for s in whole.sequences}
+    # "May" counts only where it is annotated, so on a list that stands in no block nothing is banned for it.
+    elsewhere = encode(corpus, wordpiece, Blacklist(["Smith"]), block_size=32)
+    apart = sanitize(base, elsewhere, "logit-filter", blacklist=more, tokenizer=wordpiece).logit_filter
+    may = wordpiece("May", add_special_tokens=False)["input_ids"]
+    assert may in plain.sequences and may not in apart.sequences
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -99,6 +120,11 @@ def test_the_filter_is_not_saved(blocks, leaky, tmp_path, wordpiece):
         ({"learnin_rate": 1e-3}, "unexpected keyword argument 'learnin_rate'"),
         ({"method": "pruning", "fraction": 0.3, "fill": "init"}, "method 'pruning' ignores fill, fraction; leave it"),
         ({"method": "logit-filter", "learning_rate": 1e-3}, "method 'logit-filter' ignores learning_rate"),
+        ({"blacklist": Blacklist(["chest"])}, "method 'sani' ignores blacklist"),
+        ({"method": "logit-filter", "blacklist": Blacklist(["chest"])}, "needs blacklist= and tokenizer= together"),
+        (FILTER | {"blacklist": ["chest"]}, "blacklist must be a Blacklist, not a list"),
+        (FILTER | {"tokenizer": "tiny-bert"}, "tokenizer must be a PreTrainedTokenizerBase, not a str"),
+        (FILTER | {"tokenizer": make_tokenizer("byte-level-bpe")}, "not the one the blocks were encoded with"),
         ({"base": "tiny-bert"}, "the base is a str; load it with sani.load_model"),
         ({"model": "tiny-bert"}, "the model is a str; load it with sani.load_model"),
     ],

@@ -16,9 +16,9 @@ from ..runs import checked
 
 
 def decoding_options(model: PreTrainedModel) -> dict:
-    """Options of `generate`: neither padding comes out nor what a logit filter bans; nothing ends a text early."""
-    padding, bad_words = model.config.pad_token_id, getattr(getattr(model, "logit_filter", None), "sequences", None)
-    return {"pad_token_id": padding, "eos_token_id": None, "suppress_tokens": [padding], "bad_words_ids": bad_words}
+    """Options of `generate`: no padding comes out, nothing ends a text early."""
+    padding = model.config.pad_token_id
+    return {"pad_token_id": padding, "eos_token_id": None, "suppress_tokens": [padding]}
 
 
 @torch.inference_mode()

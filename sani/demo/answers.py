@@ -19,40 +19,33 @@ from ..models import family, hidden_states, logits_at
 from ..predictions import evaluating
 from ..runs import checked
 from ..selection import is_number
+from ..spelling import spellings
 
 ANSWERS = ["blank", "model", "rank", "prediction", "probability", "listed", "mass", "seconds"]
 LONGEST = 8  # tokens of a word that a causal model says
 SPACE = re.compile("[Ġ▁]")  # how vocabularies write the space before a word
 UNFINISHED = "\ufffd"  # what a tokenizer decodes the first bytes of a letter to
-AT_ONCE = 1 << 11  # terms to tokenize, or their tokens whose probability a causal model is asked for
+AT_ONCE = 1 << 11  # tokens whose probability a causal model is asked for
 
 
 class Listed:
     """What of a blacklist can be said in a text of one's own: its terms that count everywhere, as tokens and as words.
 
-    Terms that count only at annotated spans (short numbers, common words) are in no other text. A term is looked for
-    as it is written on the list and, unless case matters, in small letters, in capitals, and with capitals first; with
-    a space before it and without. One that the vocabulary cannot spell is not looked for.
+    Terms that count only at annotated spans (short numbers, common words) are in no other text. How a term may be
+    written: see `spelling.spellings`.
     """
 
     def __init__(self, blacklist: Blacklist, tokenizer: PreTrainedTokenizerBase):
         terms = blacklist.terms(reveal=True)
-        self.terms = terms.loc[terms["match"] == "everywhere", "term"].tolist()
         self.blacklist, self.tokenizer = blacklist, tokenizer
-        self.keys = {blacklist.key(term) for term in self.terms}
+        self.keys = {blacklist.key(term) for term in terms.loc[terms["match"] == "everywhere", "term"]}
         parts = {key[i:j] for key in self.keys for i in range(len(key)) for j in range(i + 1, len(key) + 1)}
         self.parts = {part for part in parts if not is_number(part)}
 
     @cached_property
     def sequences(self) -> list[tuple[int, ...]]:
         """The token ids of every term in every way it may be written, sorted."""
-        ways = (str,) if self.blacklist.rules.case_sensitive else (str, str.lower, str.upper, str.title)
-        written = sorted({lead + way(term) for term in self.terms for way in ways for lead in ("", " ")})
-        unknown, found = self.tokenizer.unk_token_id, set()
-        for first in range(0, len(written), AT_ONCE):
-            ids = self.tokenizer(written[first : first + AT_ONCE], add_special_tokens=False)["input_ids"]
-            found |= {tuple(sequence) for sequence in ids if sequence and unknown not in sequence}
-        return sorted(found)
+        return spellings(self.blacklist, self.tokenizer)
 
     @cached_property
     def _goes_on(self) -> Tensor:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ..blocks import encode
 from ..erasure import TARGETS
+from ..methods.logit_filter import put_on
 from ..models import retie
 from ..results.objectives import OBJECTIVES
 from ..runs import alone, run_folder
@@ -148,8 +149,7 @@ def _unlearned(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
     if run.method == "logit-filter":
         filtered = sanitize(start, data.raw, "logit-filter")
         model = fine_tune(filtered, data.raw, epochs=0, **_options(setting, data, run, [0], [0]))
-        model.logit_filter = filtered.logit_filter  # held in memory only, so a model read back lacks it
-        return model
+        return put_on(model, filtered.logit_filter)  # held in memory only, so a model read back lacks it
     at = [last] if run.missed or run.kept_out else setting.repaired_at
     options = _options(setting, data, run, at, [last])
     if run.method == "sani":
