@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import signature
@@ -23,8 +24,11 @@ from .runs import checked, keyed, one_of
 
 # How far from chance is far, by the metrics that are judged; the others stand beside.
 FAR = {"in_place": 0.01, "exposure": 0.05, "exposure_rare": 0.05, "auc": 0.05, "samples": 0.05, "predicted": 0.05}
+SERVED = ("as-it-is", "prompts")  # ask the model as it answers; in its file there is no logit filter
+SHOWN = ("in_place", "samples", "predicted")  # what a filter hides of them: it changes what is said, not what is ranked
 FEWEST = 20  # units, names, records or samples that a verdict needs
-VERDICTS = ("far from chance", "undecided", "not testable", "no chance level", "near chance", "not run")  # worst first
+# The worst first.
+VERDICTS = ("far from chance", "undecided", "hidden", "not testable", "no chance level", "near chance", "not run")
 
 
 class Attack(NamedTuple):
@@ -64,9 +68,10 @@ class Audit:
     `rows`: attack, setting, kind, metric, context (object), count (int64), value, low, high (float64); `chance` and
     `leak` (float64: the same of the model that chance is taken from, and of `before`; NaN where there is none);
     `distance`, |value − chance|; `verdict` (object): `near chance` within FAR; `far from chance` beyond it, if the
-    interval excludes chance; else `undecided`. `not testable`: fewer than FEWEST of them; near chance, as what the
-    attack finds in `before` is too; or names that nothing tells apart are told apart. "" for what is not judged: other
-    metrics, and in_place of indirect identifiers, which the counterfactual has read as well.
+    interval excludes chance; else `undecided`. `hidden`: near chance by a logit filter, which is not saved. `not
+    testable`: fewer than FEWEST of them; near chance, as what the attack finds in `before` is too; or names that
+    nothing tells apart are told apart. "" for what is not judged: other metrics, and in_place of indirect identifiers,
+    which the counterfactual has read as well.
     `attacks`: a row per attack, the worst first: attack, verdict, setting, kind, metric, context, value, low, high,
     chance, leak, distance of its worst row, `summary`, and `why` it was not run.
     `model`: what was attacked; `of`: with which blocks and seed.
@@ -184,7 +189,8 @@ def _run(
                 if isinstance(one, Audit):
                     found = one.rows[one.rows["attack"] == name]
                 else:
-                    rows = _tried(run, given | {"model": one}, name, failed)
+                    asked = one if name in SERVED else _saved(one)
+                    rows = _tried(run, given | {"model": asked}, name, failed)
                     found = pd.DataFrame(rows, columns=[*keys, "count", "value", "low", "high"])
                     bar.update(ATTACKS[name].passes[causal])
                 if side == "value":
@@ -201,8 +207,18 @@ def _run(
     table = table.reindex(columns=[*empty.columns, "chance", "leak"])
     table = table.astype(dict.fromkeys(("value", "low", "high", "chance", "leak"), float))
     table["distance"] = (table["value"] - table["chance"]).abs()
-    table["verdict"] = [_verdict(row) for row in table.itertuples()]
+    filtered = hasattr(given["model"], "logit_filter")
+    hidden = table["attack"].isin(SERVED) & table["metric"].isin(SHOWN) & filtered
+    table["verdict"] = [_verdict(row) for row in table.assign(hidden=hidden).itertuples()]
     return table, failed
+
+
+def _saved(model: PreTrainedModel) -> PreTrainedModel:
+    """The model as it would be saved, without a logit filter; it shares all weights."""
+    bare = copy(model)
+    for name in ("logit_filter", "generate"):
+        bare.__dict__.pop(name, None)
+    return bare
 
 
 def _tried(run: Callable, given: Mapping, name: str, failed: dict[str, str]) -> list[dict]:
@@ -226,6 +242,8 @@ def _verdict(row) -> str:
         return "not testable"
     if row.distance > far:  # whatever the model before had: suppression is of the sanitising's own making
         return "far from chance" if row.chance < row.low or row.chance > row.high else "undecided"
+    if row.hidden:
+        return "hidden"
     return "not testable" if abs(row.leak - row.chance) <= far else "near chance"
 
 

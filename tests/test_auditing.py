@@ -58,6 +58,19 @@ def test_an_audit_stands_for_its_model(made):
     assert shared.any() and short.rows[shared].equals(whole[shared]) and short.model is model
 
 
+def test_a_filter_hides_what_is_said_and_nothing_from_who_has_the_file(made):
+    model, blocks, base, *_ = made
+    filtered = sani.sanitize(model, blocks, "logit-filter", progress=False)
+    asked = {"attacks": ("as-it-is", "retie"), "progress": False, "base": base}
+    plain, found = audit(model, blocks, **asked).rows, audit(filtered, blocks, **asked).rows
+    said = found["attack"].eq("as-it-is") & found["metric"].eq("in_place")
+    assert (found[said]["value"] == 0).all() and plain[said]["value"].max() > 0.02
+    assert set(found[said & found["kind"].eq("direct")]["verdict"]) == {"hidden"}
+    columns = ["attack", "setting", "kind", "metric", "context", "count", "value", "low", "high"]
+    assert found[~said][columns].equals(plain[~said][columns]) and "hidden" not in set(plain["verdict"])
+    assert filtered.logit_filter is not None and not hasattr(model, "logit_filter")
+
+
 def test_the_worst_row_stands_for_an_attack_and_the_worst_attack_first(made):
     model, blocks, base, *_ = made
     found = audit(model, blocks, base=base, attacks=("retie", "quantize"), progress=False)
@@ -89,6 +102,9 @@ def test_the_worst_row_stands_for_an_attack_and_the_worst_attack_first(made):
         ("not testable", {"attack": "infer-list", "metric": "auc", "chance": 0.72, "value": 0.9, "leak": 0.9}),
         ("far from chance", {"attack": "infer-list", "metric": "auc", "value": 0.02, "high": 0.1, "leak": 0.9}),
         ("far from chance", {"metric": "in_place", "chance": 0.0, "value": 0.02, "low": 0.01, "high": 0.03}),
+        ("hidden", {"metric": "in_place", "chance": 0.005, "value": 0.0, "leak": 0.2, "hidden": True}),
+        ("hidden", {"metric": "in_place", "chance": 0.005, "value": 0.0, "leak": 0.005, "hidden": True}),
+        ("far from chance", {"metric": "samples", "chance": 0.3, "value": 0.0, "low": 0, "high": 0, "hidden": True}),
     ],
 )
 def test_verdicts_by_hand(expected, row):
@@ -102,7 +118,7 @@ def test_verdicts_by_hand(expected, row):
         "high": 0.65,
         "chance": 0.5,
     }
-    row = SimpleNamespace(**(usual | {"leak": np.nan} | row))
+    row = SimpleNamespace(**(usual | {"leak": np.nan, "hidden": False} | row))
     row.distance = abs(row.value - row.chance)
     assert _verdict(row) == expected
 

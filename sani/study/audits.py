@@ -21,13 +21,18 @@ COLUMNS = ["attack", "setting", "kind", "metric", "context", "count", "value", "
 
 
 def models(setting: Setting) -> dict[str, Run]:
-    """The models that are audited, by name: SANI by every reading of the last layer, its competitors and controls."""
+    """The models that are audited, by name: SANI by every reading of the last layer, its competitors and controls.
+
+    The logit filter is attacked as it is saved, which is the unprotected model; what it hides of what that says is in
+    the rows of `auditing.SERVED` alone.
+    """
     raw, _, spared = setting.objectives
     of_sani = {f"sani {target}": Run("sani", raw, target) for target in readings(setting)}
     untied = {name: Run(name, raw, "lm-head") for name in ("untied-repair-only", "untied-pruning")}
     others = {"repair-only": Run("repair-only", raw), "pruning": Run("pruning", raw), spared: Run(spared)}
     retrained = {"retrain-at-equal-cost": Run("retrain-at-equal-cost")}
     apart = {"base": Run(""), "counterfactual": Run("counterfactual"), "unprotected": Run(raw)}
+    apart["logit-filter"] = Run("logit-filter", raw)
     return apart | of_sani | untied | others | retrained
 
 

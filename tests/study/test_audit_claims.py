@@ -6,6 +6,7 @@ import pytest
 from sani.study import audits
 from sani.study.audit_claims import AUDITED, Found, conditions, verdicts
 from sani.study.audits import models
+from sani.study.runs import Run
 from sani.study.setting import SETTINGS, Setting
 
 TINY, GPT = SETTINGS["tiny"], SETTINGS["tiny-gpt2"]
@@ -78,6 +79,11 @@ def test_free_samples_are_judged_for_causal_models_alone():
     assert judged("D6", GPT, values={(LM, "prompts", "samples", "from nothing"): 0.3}) == ["contradicted"]
     assert set(verdicts(made_up(), TINY)["id"].str[:2]) == set(AUDITED) - {"D6"}
     assert set(verdicts(made_up(GPT), GPT)["id"].str[:2]) == set(AUDITED)
+
+
+def test_the_filter_of_the_unprotected_model_is_audited_too():
+    for setting in (TINY, GPT):
+        assert models(setting)["logit-filter"] == Run("logit-filter", models(setting)["unprotected"].method)
 
 
 def test_a_claim_is_as_good_as_its_worst_condition():

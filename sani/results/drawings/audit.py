@@ -10,6 +10,7 @@ from .style import label_of, panels
 VERDICTS = {
     "far from chance": ("#D55E00", "D", "✘", "white"),
     "undecided": ("#999999", "s", "?", "black"),
+    "hidden": ("#0072B2", "p", "h", "white"),
     "near chance": ("#009E73", "o", "✔", "white"),
     "not testable": ("#CCCCCC", "X", "–", "black"),
     "no chance level": ("#CCCCCC", "X", "–", "black"),
