@@ -128,6 +128,21 @@ def audit(
             raise ValueError(f"the audit given as {name} was of other blocks or of another seed; make it anew")
     if blacklist is not None and checked("blacklist", blacklist, Blacklist).fingerprint != listed:
         raise ValueError("the blacklist is not the one the blocks were encoded with")
+    causal, (runs, why) = family(model).causal, planned(model, blocks, given, budget, attacks)
+    sides = {side: one for side, one in sides.items() if one is not None}
+    found, failed = _run(runs, sides, given, causal, progress)
+    done = [name for name in runs if name not in failed]
+    return Audit(_worst(found, done, why | failed), found, model, key)
+
+
+def planned(
+    model: PreTrainedModel, blocks: Dataset, given: Mapping, budget: float | None = None,
+    attacks: Collection[str] = tuple(ATTACKS),
+) -> tuple[dict[str, Callable[..., list[dict]]], dict[str, str]]:  # fmt: skip
+    """The attacks that a budget covers, by name, the cheapest first, and why the others are not run.
+
+    given: `audit`'s arguments by name, None for what there is not.
+    """
     chosen = [one_of("attack", name, ATTACKS) for name in checked("attacks", attacks, Collection)]
     a_pass = pass_cost(model, blocks)
     left = REPAIR * a_pass if budget is None else checked("budget", budget, float, above=0)
@@ -144,10 +159,7 @@ def audit(
             why[name] = f"needs a budget of {cost:.2g} multiply-adds more than the {left:.2g} that are left"
         else:
             runs[name], left = run, left - cost
-    sides = {side: one for side, one in sides.items() if one is not None}
-    found, failed = _run(runs, sides, given, causal, progress)
-    done = [name for name in runs if name not in failed]
-    return Audit(_worst(found, done, why | failed), found, model, key)
+    return runs, why
 
 
 def pass_cost(model: PreTrainedModel, blocks: Dataset) -> float:
@@ -161,7 +173,7 @@ def _function(name: str) -> Callable[..., list[dict]]:
 
 
 @torch.inference_mode()
-def _seconds_a_pass(model: PreTrainedModel, blocks: Dataset) -> float:
+def seconds_a_pass(model: PreTrainedModel, blocks: Dataset) -> float:
     """How long a forward pass over the rows takes, by a trial on a few of them."""
     columns = blocks_.tensors(blocks.select(range(min(16, len(blocks)))), "input_ids", "attention_mask")
     with evaluating(model):
@@ -177,7 +189,7 @@ def _run(
     """The rows of all attacks on the models of all sides, side by side and judged; and which attacks failed."""
     attacked = [one for one in sides.values() if not isinstance(one, Audit)]
     total = sum(ATTACKS[name].passes[causal] for name in runs) * len(attacked)
-    minutes = total * _seconds_a_pass(given["model"], given["blocks"]) / 60
+    minutes = total * seconds_a_pass(given["model"], given["blocks"]) / 60
     keys, tables, failed = ["setting", "kind", "metric", "context"], [], {}
     with tqdm(total=total, desc="audit", unit="pass", disable=not progress, leave=False, delay=2) as bar:
         if progress:

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "methods": {"", "data"},
     "attacks": {"", "data"},
     "results": {"runs"},
+    "command": {"", "data", "methods", "attacks", "results"},
     "study": {"", "data", "methods", "attacks", "results"},
     "demo": {"", "data", "results"},
     "sweep": {"", "results"},

@@ -14,10 +14,10 @@ import pytest
 from conftest import make_model
 
 import sani
-from sani import __main__ as command_line
 from sani import runs
 from sani.blocks import corpus_fingerprint, info
 from sani.checkpoints import model_fingerprint
+from sani.command import main as command_line
 from sani.runs import (
     LOCK,
     PACKAGE,
@@ -236,18 +236,21 @@ def runs_of_all_kinds(home, tmp_path):
 def test_purge_takes_what_is_of_this_project_and_asks(runs_of_all_kinds, capsys, monkeypatch):
     at, ours, foreign, far = runs_of_all_kinds
     before = sorted(path.name for path in at.iterdir())
-    with pytest.raises(SystemExit, match="nobody is there to be asked; pass --yes"):
+    with pytest.raises(SystemExit, match="1"):
         command_line.main(["purge"])
+    assert "nobody is there to be asked; pass --yes" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: "n")
-    command_line.main(["purge"])
+    with pytest.raises(SystemExit, match="0"):
+        command_line.main(["purge"])
     assert sorted(path.name for path in at.iterdir()) == before
     said = capsys.readouterr().out.splitlines()
     assert {line.split(": ")[1].split(",")[0] for line in said if line.startswith("goes: ")} == ours
     assert {line.split(": ")[1] for line in said if line.startswith("stays, ")} == foreign
     assert f"goes: linked, a link; {far} stays" in said
     monkeypatch.setattr("builtins.input", lambda question: "y")
-    command_line.main(["purge"])
+    with pytest.raises(SystemExit, match="0"):
+        command_line.main(["purge"])
     assert {path.name for path in at.iterdir()} == {*foreign, ".gitignore"}
     assert (far / "blocks.json").exists() and (at / "notes" / "params.yaml").exists()
 

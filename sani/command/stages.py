@@ -1,0 +1,160 @@
+"""What `sani sanitize` does, a stage at a time: each kept in a private work folder, so that a rerun goes on there."""
+
+import datetime
+import json
+import math
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pandas as pd
+from transformers import PreTrainedModel
+
+from ..auditing import Audit, audit, pass_cost
+from ..blocks import corpus_fingerprint
+from ..checkpoints import model_fingerprint
+from ..erasure import STILL_INSIDE
+from ..runs import alone, private_folder, replacing, run_folder
+from ..sanitizing import METHODS, sanitize
+from .inputs import Inputs, Text
+from .lists import matches, whole_tokens
+from .measures import measured
+
+DEFAULT = "sani"  # the method that needs no base model
+UNFIT = ("base", "logit-filter", "counterfactual")  # of METHODS: what makes no model that can be handed over
+CHOICES = tuple(name for name in METHODS if name not in UNFIT)
+FILTER = "logit filter"  # the control that costs nothing
+ONLY_TRAINING = ("counterfactual",)  # models that other texts say nothing of
+Say = Callable[[str], None]
+
+
+def work_folder(inputs: Inputs, asked: dict) -> Path:
+    """The private folder of what is made of these inputs by these options; it says nothing of OUT or thresholds."""
+    options = ("method", "target", "epochs", "learning_rate", "batch_size", "seed", "audit_epochs")
+    return run_folder(
+        "sanitize",
+        __name__,
+        model=model_fingerprint(inputs.model),
+        blocks=inputs.blocks.info.description,
+        corpus=corpus_fingerprint(inputs.corpus),
+        models={name: model_fingerprint(model) for name, model in inputs.models.items()},
+        texts={name: corpus_fingerprint(text.corpus) for name, text in inputs.texts.items()},
+        options={name: asked.get(name) for name in options},
+    )
+
+
+def held(folder: Path) -> AbstractContextManager:
+    """Hold the work folder. Raises BlockingIOError where the same command runs already."""
+    return alone(folder, wait=False)
+
+
+def kept(folder: Path, name: str, make: Callable[[], object]):
+    """What `make` returns, as JSON holds it: made once, and read from the work folder ever after."""
+    file = private_folder(folder) / f"{name}.json"
+    if not file.exists():
+        made = make()
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(made, allow_nan=False), encoding="utf-8")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def run(inputs: Inputs, asked: dict, folder: Path, say: Say, progress: bool) -> tuple[PreTrainedModel, dict]:
+    """Sanitise, measure before, after and the controls on every text, attack. Returns the model and what was found.
+
+    Found: `date` of the first start, `measures` by text and model, `attacks` and `rows` of the audit, `list`, and
+    `given_away`, what the library warns of the saved model.
+    """
+    seed, found = asked["seed"], {"date": kept(folder, "date", lambda: datetime.date.today().isoformat())}
+    say(f"sanitising by {asked['method']}, {asked['epochs']:g} epochs of repair")
+    clean = sanitized(inputs, asked, folder, progress)
+    sides = {"before": inputs.model, "after": clean} | inputs.models
+    sides[FILTER] = sanitize(inputs.model, inputs.blocks, "logit-filter")
+    own = Text(inputs.corpus, inputs.blocks, inputs.blocks)
+    found["measures"] = {}
+    for text, of in ({"training": own} | inputs.texts).items():
+        for side, model in sides.items():
+            if text == "training" or side not in ONLY_TRAINING:
+                say(f"measuring: {side}, on {text} text")
+                rows = kept(folder, f"{side}-{text}", lambda m=model, b=of.blocks: measured(m, b, seed, progress))
+                found["measures"].setdefault(text, {})[side] = rows
+    say("attacking the sanitised model")
+    found |= kept(folder, "audit", lambda: tables(audited(clean, inputs, inputs.model, asked, progress)))
+    found["list"] = kept(folder, "list", lambda: of_list(inputs))
+    found["given_away"] = given_away(inputs.model, clean)
+    return clean, found
+
+
+def sanitized(inputs: Inputs, asked: dict, folder: Path, progress: bool) -> PreTrainedModel:
+    """The sanitised model, trained or read from the work folder. Raises as `sani.sanitize`, before any work."""
+    options = {"learning_rate": asked["learning_rate"], "batch_size": asked["batch_size"], "progress": progress}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what saving warns of stands in the report
+        return sanitize(
+            inputs.model, inputs.blocks, asked["method"], asked["epochs"], asked["seed"], asked["target"],
+            base=inputs.models.get("base"), run_dir=folder / "sanitized", **options,
+        )  # fmt: skip
+
+
+def given_away(model: PreTrainedModel, clean: PreTrainedModel) -> str | None:
+    """What saving warns of where the output matrix was untied; read back from disk, a model has lost its warning."""
+    return STILL_INSIDE if tied(model) and not tied(clean) else None
+
+
+def tied(model: PreTrainedModel) -> bool:
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def audited(
+    model: PreTrainedModel, inputs: Inputs, before: PreTrainedModel | None, asked: dict, progress: bool
+) -> Audit:
+    """The attacks on a model that the inputs and the budget allow."""
+    more = {"before": before, "budget": budget(inputs, asked), "seed": asked["seed"], "progress": progress}
+    return audit(model, inputs.blocks, **more, **given(inputs))
+
+
+def budget(inputs: Inputs, asked: dict) -> float:
+    """What the attacks on a model may cost, in multiply-adds: so many epochs of repair (a backward pass costs two)."""
+    return 3 * asked["audit_epochs"] * pass_cost(inputs.model, inputs.blocks)
+
+
+def given(inputs: Inputs) -> dict:
+    """The arguments of `audit` that the inputs hold."""
+    heldout = inputs.texts.get("heldout")
+    return {
+        "base": inputs.models.get("base"),
+        "counterfactual": inputs.models.get("counterfactual"),
+        "heldout": None if heldout is None else heldout.own,
+        "tokenizer": inputs.tokenizer,
+        "corpus": inputs.corpus,
+        "blacklist": inputs.blacklist,
+    }
+
+
+def tables(found: Audit) -> dict[str, list[dict]]:
+    """An audit's two tables, as JSON holds them."""
+    return {"attacks": _records(found.attacks), "rows": _records(found.rows)}
+
+
+def _records(table: pd.DataFrame) -> list[dict]:
+    return [{name: _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _plain(value):
+    """A value that JSON can hold: no NaN, nothing of NumPy's."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def of_list(inputs: Inputs) -> dict:
+    """What a report says of the list: numbers alone."""
+    terms = matches(inputs.blacklist, inputs.corpus, inputs.tokenizer)
+    coverage = inputs.blacklist.coverage(inputs.corpus).set_index("kind")
+    return {
+        "terms": len(terms),
+        "kinds": {kind: int(number) for kind, number in terms["kind"].value_counts().items()},
+        "found": {found: int((terms["found"] == found).sum()) for found in ("yes", "nearly", "no")},
+        "occurrences": int(coverage.at["all", "hits"]),
+        "coverage": float(coverage.at["all", "share"]),
+        "whole_tokens": whole_tokens(inputs.blacklist, inputs.tokenizer),
+    }
