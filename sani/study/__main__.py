@@ -12,7 +12,7 @@ from ..results.figures import save
 from ..results.statistics import FEWEST
 from ..results.tables import summary
 from ..runs import figures_folder
-from . import ablation, audit_claims, audits, costs, distillation, ledger, measured, rates, runs
+from . import ablation, audit_claims, audits, costs, distillation, ledger, measured, method_claims, rates, runs
 from .claims import CLAIMS
 from .runs import Run
 from .setting import SETTINGS, Setting
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--seeds", type=_whole, nargs="+", default=[*seeds], metavar="N", help=f"default: {usual}")
         one.add_argument("--jobs", type=_whole, default=0, help="processes side by side (default: one per core)")
         one.set_defaults(run=run, error=one.error)
-        if run in (_ledger, _margins, _rates, _audit):
+        if run in (_ledger, _margins, _rates, _audit, _forgetting):
             one.add_argument("--setting", choices=SETTINGS, default="tiny", help="default: tiny")
             one.add_argument("--corpus", type=Path, help="annotated .jsonl of your own: half pre-trains a base model")
             one.add_argument("--books", type=Path, help="use case B on a folder of .txt of your own, one per book")
@@ -100,6 +100,22 @@ def _audit(arguments: argparse.Namespace) -> None:
     print(f"figures/claims.* are written\n{found.loc[whole, ['id', 'reading', 'verdict']].to_string(index=False)}")
 
 
+def _forgetting(arguments: argparse.Namespace) -> None:
+    setting, seeds, jobs = _setting(arguments), arguments.seeds, arguments.jobs
+    try:
+        deltas = deltas_of(setting)
+    except ValueError as error:
+        arguments.error(f"{error}: python -m sani.study margins, with the same options but other seeds")
+    of_all = []
+    for one in (setting, method_claims.cheap(setting)):
+        results, _ = measured.results(one, seeds, method_claims.wanted(one), jobs)
+        of_all.append((audits.table(one, seeds, jobs, of=method_claims.audited(one)), results))
+    found = method_claims.verdicts(*of_all[0], setting, deltas, of_all[1])
+    matrix.write(ledger.write(found))
+    whole = found["id"].isin(method_claims.FORGETTING)
+    print(f"figures/claims.* are written\n{found.loc[whole, ['id', 'verdict']].to_string(index=False)}")
+
+
 def _setting(arguments: argparse.Namespace) -> Setting:
     """The setting that is asked for; ends with a message for options that do not go together."""
     try:
@@ -136,6 +152,7 @@ STUDIES = {  # what is done, over which seeds by default
     "margins": (_margins, range(5), "the margins of a setting's claims, on seeds that judge none"),
     "rates": (_rates, range(3), "the learning rate of each method's repair, on seeds that judge no claim"),
     "audit": (_audit, range(15, 20), "does it really forget: the verdicts on the claims D; on seeds of their own"),
+    "forgetting": (_forgetting, range(20, 25), "a method that passes the audit: the verdicts on the claims E"),
     "ledger": (_ledger, range(10, 15), "the verdict on each of the paper's claims; fewer than 5 seeds decide nothing"),
 }
 

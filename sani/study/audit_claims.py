@@ -107,13 +107,13 @@ def conditions(claim: str, f: Found, setting: Setting, target: str = "lm-head") 
             text = f"share of samples {start}: SANI − base"
             found.append(condition(f"a{number}", text, gap, "within", NEAR, testable=testable))
         return found
-    worst = {t: _worst(f, f"sani {t}") for t in readings(setting)}
-    best, second = sorted(worst, key=lambda t: worst[t].mean())[:2]
+    of_all = {t: worst(f, f"sani {t}") for t in readings(setting)}
+    best, second = sorted(of_all, key=lambda t: of_all[t].mean())[:2]
     text = f"distance under the worst attack: {second} − {best}"
-    return [condition("a", text, worst[second] - worst[best], ">=", NEAR, same=NEAR)]
+    return [condition("a", text, of_all[second] - of_all[best], ">=", NEAR, same=NEAR)]
 
 
-def _worst(f: Found, model: str) -> pd.Series:
+def worst(f: Found, model: str) -> pd.Series:
     """The greatest distance that an attack on the exposure of names or of rare ones leaves, seed by seed.
 
     Raises KeyError for a model that lacks what was found in the counterfactual.

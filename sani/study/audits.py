@@ -1,6 +1,6 @@
 """Audits of the models of a study, seed by seed: `python -m sani.study audit` (claims D, seeds 15 to 19)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -36,9 +36,8 @@ def models(setting: Setting) -> dict[str, Run]:
     return apart | of_sani | untied | others | retrained
 
 
-def _audited(setting: Setting, seed: int, name: str) -> pd.DataFrame:
+def _audited(setting: Setting, seed: int, name: str, run: Run) -> pd.DataFrame:
     """The rows that every attack finds in one model, from its run folder or found now."""
-    run = models(setting)[name]
     folder = run_folder("audit", __name__, **asdict(setting), inputs=inputs(setting), seed=seed, run=run)
     with made(folder) as part:
         if part is not None:
@@ -55,20 +54,22 @@ def _attack(setting: Setting, seed: int, model: PreTrainedModel) -> Audit:
     return audit(model, data.raw, **beside, budget=BUDGET, attacks=ASKED, seed=seed, progress=False, **given)
 
 
-def table(setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bool = True) -> pd.DataFrame:
+def table(
+    setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bool = True, of: Mapping[str, Run] | None = None
+) -> pd.DataFrame:
     """A row per seed, model and what an attack found; what figures/measured lacks is made first, seed by seed.
 
-    Columns: seed, model, then those of `Audit.rows` up to `high`.
+    `of`: the models by name, by default all of `models`. Columns: seed, model, then those of `Audit.rows` up to `high`.
     """
-    path, names = file_of(setting, "audit"), [*models(setting)]
+    path, of = file_of(setting, "audit"), models(setting) if of is None else of
     known = kept(path, setting)
     for seed in seeds:
         there = set() if known is None else set(known.loc[known["seed"] == seed, "model"])
-        missing = [name for name in names if name not in there]
+        missing = [name for name in of if name not in there]
         if missing:
-            wanted = [models(setting)[name] for name in missing if name != "base"]
+            wanted = [of[name] for name in missing if name != "base"]
             complete(setting, [seed], [Run(setting.objectives[0]), *wanted], jobs, progress)
-            found = side_by_side(partial(_audited, setting), [[(seed, name) for name in missing]], jobs)
+            found = side_by_side(partial(_audited, setting), [[(seed, name, of[name]) for name in missing]], jobs)
             new = pd.concat([rows for _, rows in found], ignore_index=True)
             known = pd.concat([known, new[["seed", "model", *COLUMNS]]], ignore_index=True)
             keep(path, known, setting)

@@ -202,7 +202,7 @@ def _borne(v: Values, target: str) -> list[dict]:
     return [condition(f"c{d}", text(d), shares[d], ">", 0.1, beside=True) for d in shares.columns]
 
 
-def _dominates(v: Values, one: tuple, other: tuple) -> dict:
+def dominates(v: Values, one: tuple, other: tuple) -> dict:
     """Whether one model dominates another: no worse by δ in privacy and by LEAST in utility, better than that in one.
 
     Each from the whole interval, and so is the denial: a model that can neither be said to dominate nor not to is
@@ -223,14 +223,14 @@ def _front(claim: str, v: Values, target: str) -> list[dict]:
     others = [(name, name, v.raw) for name in ("repair-only", "pruning")]
     found = []
     if claim == "C1":
-        best = any_of([_dominates(v, sani, other) for other in others])
+        best = any_of([dominates(v, sani, other) for other in others])
         found = [best | {"part": "a", "rule": f"SANI dominates one of them; deciding: {best['rule']}"}]
     else:
         apart = [(v.spared.upper(), v.spared), ("retrain", "retrain-at-equal-cost"), ("counterfactual",) * 2]
         others = (apart if v.setting.epochs else []) + [("logit-filter", "logit-filter", v.raw)]
         others += [(name, name, v.raw, "lm-head") for name in ("untied-repair-only", "untied-pruning")]
     for letter, other in zip("abcdef" if claim == "C2" else "bc", others):
-        not_it = denied(_dominates(v, other, sani))
+        not_it = denied(dominates(v, other, sani))
         rule = f"{other[0]} does not dominate SANI; deciding: {not_it['rule']}"
         found.append(not_it | {"part": letter, "rule": rule})
     return found

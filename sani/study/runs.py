@@ -99,7 +99,9 @@ def all_runs(setting: Setting) -> tuple[Run, ...]:
 def folder(setting: Setting, seed: int, run: Run) -> Path:
     """The run folder of a run (it may not exist yet)."""
     stage = "-".join(filter(None, (run.method, run.target, run.start)))
-    arguments = asdict(setting) | {"repair_rates": rate_of(setting, run)}
+    arguments = asdict(setting) | {"name": "", "repair_rates": rate_of(setting, run)}
+    if run.method in TRAINED:
+        del arguments["repair_epochs"]  # the same training, whatever comes after it
     if run.method not in ("sani", "sani-tied"):
         del arguments["fraction"]
     return run_folder(stage, __name__, **arguments, inputs=inputs(setting), seed=seed, run=run)
