@@ -38,13 +38,16 @@ class Known(NamedTuple):
     persons: np.ndarray  # int64 (records,)
     types: np.ndarray  # int64 (terms,)
     spaced: np.ndarray  # bool (vocabulary,): the token begins with a blank
+    blank: np.ndarray  # bool (vocabulary,): it is nothing but SentencePiece's blanks, "▁" or several
     cased: bool  # the tokenizer tells capitals from small letters
 
 
 def known_of(persons: np.ndarray, types: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> Known:
     """What `stream_of` needs to know besides the text."""
-    spaced = [token.startswith(("Ġ", "▁")) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
-    return Known(persons, types, np.array(spaced), as_read_by(tokenizer, compose)("A") == "A")
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    spaced = np.array([token.startswith(("Ġ", "▁")) for token in tokens])
+    blank = np.array([bool(token) and not token.strip("▁") for token in tokens])
+    return Known(persons, types, spaced, blank, as_read_by(tokenizer, compose)("A") == "A")
 
 
 def case_of(text: str) -> int:
@@ -81,7 +84,7 @@ def stream_of(
     index = np.searchsorted(spans[:, 1], offsets[:, 0], side="right")
     inside = index < len(spans)
     # SentencePiece's "▁" of its own belongs to what follows it, which an unknown token for the white space does not.
-    lone = (ids == tokenizer.convert_tokens_to_ids("▁")) & (ids != tokenizer.unk_token_id)
+    lone = known.blank[ids] & (ids != tokenizer.unk_token_id)
     lone[:-1] &= offsets[1:, 0] >= offsets[:-1, 1]
     ends = offsets[:, 1] + (lone & (np.append(of_character, 0)[offsets[:, 0]] == alignment.SPACE))
     inside[inside] = spans[index[inside], 0] < ends[inside]

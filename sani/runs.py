@@ -73,12 +73,12 @@ def fingerprint(*values) -> str:
 
 
 def keyed(*values) -> str:
-    """16 hex digits that change as `fingerprint` does, and with the random key of this machine's `runs/key`.
+    """16 hex digits that change as `fingerprint` does, and with the random key of this machine's `runs/.key`.
 
     A short list, or a text that others have too, can be guessed and compared with a plain fingerprint of it. With the
     key (32 bytes, mode 0600, made at the first call) only who may read `runs/` can do so. Source: BLAKE2, RFC 7693.
     """
-    file = runs_folder() / "key" / "key"
+    file = runs_folder() / ".key" / "key"
     if not file.exists():
         with made(file.parent) as part:
             if part is not None:  # else another process was faster

@@ -11,11 +11,13 @@ import torch
 from conftest import MAKERS, TEXTS, make_corpus, make_tokenizer
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from sani import Blacklist, encode
 from sani.alignment import align
 from sani.blocks import info, tensors
+from sani.masking import IGNORE, ppclm, ppmlm
 
 # Letters a BertNormalizer keeps, white space of several kinds, punctuation, CJK, an emoji.
 ALPHABET = "abcdeABCDEéÇİß0123 \n\t.,;:'’-_()/@#°€漢😀"
@@ -94,8 +96,12 @@ def test_rows_hold_the_tokens_of_the_texts_and_cut_no_blacklisted_unit(kind, tex
     # A token is sensitive exactly if its offsets overlap a hit, and units of hits are whole.
     for record, text_ in enumerate(texts):
         hits = blacklist.finder(tokenizer).find(text_)
-        _, offsets = align(text_, tokenizer)
-        slow = [next((h.term_id for h in hits if h.start < e and s < h.end), -1) for s, e in offsets.tolist()]
+        ids, offsets = align(text_, tokenizer)
+        # A token of blanks alone belongs to what it stands before, unless that is the same blank.
+        lone = [not token.strip("▁") for token in tokenizer.convert_ids_to_tokens(ids.tolist())]
+        lone = [blank and after >= e for blank, e, after in zip(lone, offsets[:, 1], [*offsets[1:, 0], np.inf])]
+        ends = [e + (blank and text_[s : s + 1].isspace()) for blank, (s, e) in zip(lone, offsets.tolist())]
+        slow = [next((h.term_id for h in hits if h.start < e and s < h.end), -1) for s, e in zip(offsets[:, 0], ends)]
         assert columns["term_ids"][columns["record_ids"] == record].tolist() == slow
     assert ((columns["sensitive"] > 0) == (columns["term_ids"] >= 0)).all()
 
@@ -218,7 +224,8 @@ def test_bad_input_is_named_and_nothing_stays(change, message, home):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         encode(corpus, tokenizer, Blacklist(change.get("terms", [])), change.get("block_size", 32))
     assert "zanzibarian" not in str(caught.value).lower() and "smith" not in str(caught.value).lower()
-    assert not [p for p in home.rglob("*") if p.is_file() and p.name != ".gitignore" and p.suffix != ".lock"]
+    left = [p for p in home.rglob("*") if p.is_file() and p.name not in (".gitignore", "key") and p.suffix != ".lock"]
+    assert not left
 
 
 def test_a_folder_of_something_else_is_not_overwritten(corpus, wordpiece, tmp_path):
@@ -273,6 +280,51 @@ def test_no_token_of_a_listed_term_is_a_target_however_it_is_written(data, kind,
         touched = torch.from_numpy((offsets[:, 0] < end) & (offsets[:, 1] > start))
         assert (columns["sensitive"][here][touched] == 1).all()
         assert touched.any() and numbers[term] in columns["term_ids"][here][touched]
+
+
+def llama_like(split: bool):
+    """A byte-fallback BPE as Llama's, with tokens of several blanks; `split`: by Metaspace, as newer ones are."""
+    made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    if split:
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    special = ["<unk>", "<s>", "</s>", "<pad>", *(f"<0x{i:02X}>" for i in range(256))]
+    blanks = "the cat  sat   on    the mat"
+    made.train_from_iterator([blanks] * 3, trainers.BpeTrainer(vocab_size=320, special_tokens=special))
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=256, **names)
+
+
+SENTENCEPIECE = {"unigram": MAKERS["sentencepiece"](), "old": llama_like(False), "new": llama_like(True)}
+SENTENCEPIECE["unigram"].model_max_length = 256
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(kind="old", words=["Quix", "the"], gaps=["   ", "  "])
+@given(
+    kind=st.sampled_from(sorted(SENTENCEPIECE)),
+    words=st.lists(st.sampled_from(["Quix", "Žofie Ōe", "the", "cat", "x", "(", "é"]), min_size=2, max_size=8),
+    gaps=st.lists(st.sampled_from([" ", "  ", "   ", "     "]), min_size=8, max_size=8),
+)
+def test_the_blanks_before_a_listed_term_are_no_ordinary_target(kind, words, gaps):
+    """SentencePiece writes "▁", or several, as a token of its own before what it has no token for, as most names."""
+    tokenizer, text = SENTENCEPIECE[kind], "the"
+    for gap, word in zip(gaps, words):
+        text += gap + word
+    blacklist = Blacklist(["Quix", "Žofie Ōe"])
+    row = encode(make_corpus([text]), tokenizer, blacklist, 250, allow_no_match=True)[0]
+    tokens, unit, sensitive = tokenizer.convert_ids_to_tokens(row["input_ids"]), row["unit_ids"], row["sensitive"]
+    for i in range(1, len(tokens) - 1):
+        begins = sensitive[i + 1] > 0 and unit[i + 1] != unit[i] and tokens[i + 1].strip("▁")
+        assert not begins or tokens[i].strip("▁"), (tokens, sensitive)
+    count = sum(sensitive[i] > 0 and unit[i] != unit[i - 1] for i in range(1, len(tokens)))
+    assert count == sum(word in ("Quix", "Žofie Ōe") for word in words)
+    rows = {name: torch.tensor([row[name]]) for name in ("input_ids", "unit_ids", "sensitive")}
+    hide = ppmlm if kind == "unigram" else ppclm
+    for seed in range(3):
+        _, labels = hide(rows, tokenizer.pad_token_id, seed)
+        assert (labels[rows["sensitive"] > 0] == IGNORE).all()
 
 
 def test_what_a_tokenizer_writes_alike_is_one_term(home):

@@ -275,7 +275,7 @@ def test_a_folder_named_runs_that_others_fill_gets_no_gitignore(home):
 def test_keyed_digits_are_of_this_machine_alone(home, tmp_path, monkeypatch):
     one = keyed("a list", 3)
     assert one == keyed("a list", 3) != keyed("a list", 4) and one != fingerprint("a list", 3) and len(one) == 16
-    file = home / "runs" / "key" / "key"
+    file = home / "runs" / ".key" / "key"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600 and stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert len(file.read_bytes()) == 32
     monkeypatch.setenv("SANI_HOME", str(tmp_path / "another"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import papermill
 
-from ..runs import PACKAGE, files_fingerprint, home, keyed, runs_folder, weights_folder
+from ..runs import PACKAGE, files_fingerprint, fingerprint, home, keyed, runs_folder, weights_folder
 from .executing import Task, code_of, is_finished
 
 
@@ -69,8 +69,10 @@ def plan(notebook: str, grid: Mapping[str, Sequence], preset: Mapping | None = N
         whole = {name: default for name, (_, default) in known.items()} | parameters
         whole.pop("jobs", None)  # how it is spread over processes changes nothing else
         named = [Path(value) for value in whole.values() if isinstance(value, str) and value]
-        read = files_fingerprint([*filter(Path.exists, named), *always])
-        folder = runs_folder() / f"sweep-{path.stem}-{keyed(code, whole, read)}"
+        named = [*filter(Path.exists, named)]
+        read = files_fingerprint([*named, *always])
+        read = keyed(read) if named else read  # one of them may be a list, or a text
+        folder = runs_folder() / f"sweep-{path.stem}-{fingerprint(code, whole, read)}"
         # Runs side by side, each with processes of its own, would fight over the cores.
         parameters = ({"jobs": 1} if "jobs" in known else {}) | parameters
         tasks[folder] = Task(str(path), parameters, str(folder), str(Path.cwd()), code)
