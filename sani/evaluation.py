@@ -16,6 +16,7 @@ from .blacklists import KINDS, Blacklist
 from .exposure import NAMES, RARE, Ranks
 from .models import family
 from .predictions import CONTEXTS, Pass, Units, best_tokens, check_blocks, layout, portions, predict
+from .resampling import draws, interval
 from .runs import checked, one_of
 
 IN_PLACE = {"visible": "in_place", "isolated": "in_place_isolated", "padded": "in_place_padded"}
@@ -77,12 +78,10 @@ class Report:
         """Token accuracy outside the blacklist."""
         return self.value("utility", kind="none")
 
-    def interval(
-        self, metric: str = "in_place", kind: str = "all", level: float = 0.95, seed: int = 0, context: str = "visible"
-    ) -> tuple[float, float]:
-        """Percentile bootstrap interval over records (2,000 draws) of in_place, exposure, exposure_rare or utility.
+    def sums(self, metric: str = "in_place", kind: str = "all", context: str = "visible") -> pd.DataFrame:
+        """By record, what a metric of `interval` counts and out of how much, float64; the index is the record's number.
 
-        NaN where nothing of that kind was measured.
+        Only records where something of that kind was measured. Raises ValueError for another metric or kind.
         """
         one_of("metric", metric, ("in_place", "exposure", "exposure_rare", "utility"))
         units = self.units.assign(one=1)
@@ -95,7 +94,16 @@ class Report:
             chosen, whole = units["scored"] & _of_kind(units, kind) & units[part].notna(), "one"
             if metric == "exposure_rare":
                 chosen &= units["iterations"] <= RARE
-        return bootstrap(units[chosen].groupby("record_id")[[part, whole]].sum().to_numpy(dtype=float), level, seed)
+        return units[chosen].groupby("record_id")[[part, whole]].sum().astype(float)
+
+    def interval(
+        self, metric: str = "in_place", kind: str = "all", level: float = 0.95, seed: int = 0, context: str = "visible"
+    ) -> tuple[float, float]:
+        """Percentile bootstrap interval over records (2,000 draws) of in_place, exposure, exposure_rare or utility.
+
+        NaN where nothing of that kind was measured.
+        """
+        return interval(draws(self.sums(metric, kind, context).to_numpy(), seed), level)
 
     def __repr__(self) -> str:
         return (
@@ -185,15 +193,6 @@ def _report(units: pd.DataFrame, rows: list[dict]) -> Report:
     listed = units[units["term_id"] >= 0].groupby("term_id")
     terms = listed.agg(kind=("kind", "first"), tokens=("tokens", "max"), iterations=("kind", "size"), **counted)
     return Report(pd.DataFrame(rows, columns=COUNTS), terms.reset_index(), units)
-
-
-def bootstrap(sums: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile interval (2,000 draws of rows) of a ratio of sums, float64 (n, 2); NaN where there is no row."""
-    if len(sums) == 0:
-        return float("nan"), float("nan")
-    draws = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=2000) @ sums
-    low, high = np.quantile(draws[:, 0] / draws[:, 1], [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 @torch.inference_mode()

@@ -1,15 +1,19 @@
 """`sani.audit`: what is run, what is not, and what its rows say."""
 
+import re
 import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from datasets import concatenate_datasets
 
 import sani
 from sani import Blacklist, audit, auditing, encode, load_model
 from sani.auditing import ATTACKS, FAR, VERDICTS, _function, _verdict, pass_cost
 from sani.data.corpora import with_strangers
+from sani.evaluation import remembered
+from sani.resampling import DRAWS
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +36,77 @@ def test_what_a_budget_does_not_cover_and_what_lacks_an_argument_is_not_run(made
     why = found.attacks.set_index("attack")["why"]
     assert set(found.rows["attack"]) == {"retie", "quantize"}
     assert why["graft"] == "needs base=" and why["membership"] == "needs heldout="
-    assert why["relearn"].startswith("needs a budget of")
     assert found.attacks["verdict"].tolist() == ["no chance level"] * 2 + ["not run"] * 3
     assert repr(found) == "<Audit: 3 attacks not run, 2 attacks no chance level>"
+
+
+def test_what_is_left_out_for_its_cost_says_how_much_it_is_and_the_budget_that_runs_it(made):
+    model, blocks, base, heldout, *_ = made
+    a_pass = pass_cost(model, blocks)
+    asked = {"attacks": ("retie", "quantize", "infer-list"), "base": base, "heldout": heldout, "progress": False}
+    cost = 3 * pass_cost(model, heldout)  # names are put into the places of other people's records alone
+    assert cost < 2 * a_pass  # so that it comes before quantize
+    found = audit(model, blocks, budget=cost + 1.5 * a_pass, **asked)
+    why = found.attacks.set_index("attack")["why"]
+    told = re.fullmatch(
+        r"costs (\S+) multiply-adds, and (\S+) of the budget of (\S+) are left; it is run with budget=(\S+)",
+        why["quantize"],
+    )
+    costs, left, whole, enough = map(float, told.groups())
+    assert (costs, left, whole) == pytest.approx((2 * a_pass, 0.5 * a_pass, cost + 1.5 * a_pass), rel=0.06)
+    assert cost + 3 * a_pass <= enough < 1.2 * (cost + 3 * a_pass)
+    assert set(found.rows["attack"]) == {"retie", "infer-list"}
+    assert set(audit(model, blocks, budget=enough, **asked).rows["attack"]) == set(asked["attacks"])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_reads_held_out_records_costs_by_their_number(made, causal):
+    _, blocks, _, heldout, *_ = made
+    model = load_model("tiny-gpt2")[0] if causal else made[0]
+    twice = concatenate_datasets([heldout, heldout])
+    twice.info.description = heldout.info.description
+    none, once, more = (auditing._costs(ATTACKS, model, blocks, some) for some in (None, heldout, twice))
+    grow = {name for name in ATTACKS if more[name] > once[name]}
+    assert grow == {"infer-list", "membership", "benign-relearn"}
+    for name in ATTACKS:
+        assert more[name] - once[name] == pytest.approx(once[name] - none[name])
+    equal = auditing._costs(["membership"], model, blocks, blocks)["membership"]
+    assert equal == pytest.approx((4 if causal else 28) * pass_cost(model, blocks))
+
+
+def test_a_distance_has_the_interval_of_the_difference_on_the_same_records(made):
+    """Two models that differ alike on every record are told apart, however much the records differ."""
+    model, blocks, base, *_ = made
+    asked = {"attacks": ("as-it-is",), "progress": False}
+    same = audit(model, blocks, counterfactual=model, **asked).rows
+    assert (same[["distance", "distance_low", "distance_high"]] == 0).all(axis=None) and len(same)
+    rows = audit(model, blocks, counterfactual=base, **asked).rows
+    assert (rows["distance_low"] <= rows["distance"]).all() and (rows["distance"] <= rows["distance_high"]).all()
+    swapped = audit(base, blocks, counterfactual=model, **asked).rows
+    ends = ["distance", "distance_low", "distance_high"]
+    assert np.allclose(rows[ends], swapped[ends])
+    # By an audit that stands for its model it is the same.
+    stands = audit(model, blocks, counterfactual=audit(base, blocks, **asked), **asked).rows
+    assert stands.equals(rows)
+    # By hand: the records of both, drawn with a loop.
+    reports = [remembered(m, blocks, ("isolated",)) for m in (model, base)]
+    sums = [report.sums("exposure", "names", "isolated").to_numpy() for report in reports]
+    drawn = np.random.default_rng(0).multinomial(len(sums[0]), [1 / len(sums[0])] * len(sums[0]), size=DRAWS)
+    gaps = []
+    for times in drawn:
+        parts = [sum(n * part for n, (part, _) in zip(times, some)) for some in sums]
+        wholes = [sum(n * whole for n, (_, whole) in zip(times, some)) for some in sums]
+        gaps.append(parts[0] / wholes[0] - parts[1] / wholes[1])
+    at = rows[(rows["metric"] == "exposure") & (rows["context"] == "isolated")].iloc[0]
+    assert (at["distance_low"], at["distance_high"]) == pytest.approx(np.quantile(gaps, [0.025, 0.975]))
+
+
+@pytest.mark.parametrize(
+    "found, expected",
+    [((0.1, 0.3), (0.1, 0.3)), ((-0.3, -0.1), (0.1, 0.3)), ((-0.1, 0.3), (0.0, 0.3)), ((-0.3, 0.1), (0.0, 0.3))],
+)
+def test_the_interval_of_a_distance_by_hand(found, expected):
+    assert auditing._of_distance(*found) == expected
 
 
 def test_a_leaking_model_is_far_from_chance_and_the_base_model_is_not(made):
@@ -102,6 +174,9 @@ def test_the_worst_row_stands_for_an_attack_and_the_worst_attack_first(made):
         ("not testable", {"attack": "infer-list", "metric": "auc", "chance": 0.72, "value": 0.9, "leak": 0.9}),
         ("far from chance", {"attack": "infer-list", "metric": "auc", "value": 0.02, "high": 0.1, "leak": 0.9}),
         ("far from chance", {"metric": "in_place", "chance": 0.0, "value": 0.02, "low": 0.01, "high": 0.03}),
+        ("undecided", {"distance_low": 0.0}),  # the difference decides, not the value's own interval
+        ("far from chance", {"low": 0.45, "distance_low": 0.01}),
+        ("near chance", {"value": 0.54, "distance_low": 0.02}),
         ("hidden", {"metric": "in_place", "chance": 0.005, "value": 0.0, "leak": 0.2, "hidden": True}),
         ("hidden", {"metric": "in_place", "chance": 0.005, "value": 0.0, "leak": 0.005, "hidden": True}),
         ("far from chance", {"metric": "samples", "chance": 0.3, "value": 0.0, "low": 0, "high": 0, "hidden": True}),
@@ -118,7 +193,7 @@ def test_verdicts_by_hand(expected, row):
         "high": 0.65,
         "chance": 0.5,
     }
-    row = SimpleNamespace(**(usual | {"leak": np.nan, "hidden": False} | row))
+    row = SimpleNamespace(**(usual | {"leak": np.nan, "hidden": False, "distance_low": np.nan} | row))
     row.distance = abs(row.value - row.chance)
     assert _verdict(row) == expected
 

@@ -19,7 +19,7 @@ from ..exposure import NAMES, continued
 from ..masking import attended
 from ..models import family
 from ..predictions import Units, evaluating, layout, passes, portions
-from .rows import auc, row, words_of
+from .rows import auc, resampled, words_of
 
 PLACES = {False: 64, True: 6}  # of a type and length that names are put into: masked models, causal ones
 CALIPER = 0.5  # nats by which the base model may find a listed name and its control unequal
@@ -118,6 +118,7 @@ def infer_list(
     if sum(map(len, chosen.values())) < 4:
         return []
     true = np.concatenate([asked[group][1][at] for group, at in chosen.items()])
+    compared = [(group, asked[group][0][at].tolist()) for group, at in chosen.items()]
     groups = np.repeat(np.arange(len(chosen)), [*map(len, chosen.values())])
     rows = []
     for metric, of_model in (
@@ -126,10 +127,11 @@ def infer_list(
     ):
         at = {name: np.concatenate([of[g][c] for g, c in chosen.items()]) for name, of in of_model.items()}
         for name, values in at.items():
-            value, *interval = auc(at[""] - values if name else values, true, groups, seed)
+            value, draws = auc(at[""] - values if name else values, true, groups, seed)
             # What the model before tells of the list it tells of every model that comes from it: shown, not judged.
             judged = "auc_before" if name == " against before" else "auc"
-            rows.append(row("names", judged, "", true.sum(), value, interval, metric + (name or " alone")))
+            score = metric + (name or " alone")
+            rows.append(resampled("names", judged, "", true.sum(), value, draws, compared, score))
     return rows
 
 

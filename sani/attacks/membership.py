@@ -2,7 +2,8 @@
 
 Scores of a record, higher for one that was read: the mean log-probability of its tokens (`loss`), that minus the base
 model's (`loss against the base`), and the mean over the fifth of its tokens that are least likely (Min-K %), for causal
-models also of each token's log-probability normalised by the mean and deviation over the vocabulary (Min-K %++).
+models also of each token's log-probability normalised by the mean and deviation over the vocabulary (Min-K %++). By how
+often a text was read, for who trains the model: `canaries`.
 Sources: Shi et al. 2024, arXiv 2310.16789; Zhang et al. 2024, arXiv 2404.02936.
 """
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..models import family
 from ..predictions import layout, passes, portions
-from .rows import auc, row
+from .rows import auc, resampled, row
 
 LEAST = 0.2  # of a record's tokens: Min-K %
 
@@ -38,7 +39,7 @@ def token_scores(model: PreTrainedModel, blocks: Dataset, seed: int) -> dict[str
     return {"record": units.table["record_id"].to_numpy()[units.tokens["unit"]], "log": log, "normalised": normalised}
 
 
-def _of_records(tokens: dict[str, np.ndarray], score: str, least: float = 1.0) -> np.ndarray:
+def of_records(tokens: dict[str, np.ndarray], score: str, least: float = 1.0) -> np.ndarray:
     """The mean of each record's tokens of the lowest scores (a share of them, at least one)."""
     order = np.lexsort((tokens[score], tokens["record"]))
     record, values = tokens["record"][order], tokens[score][order]
@@ -68,12 +69,12 @@ def membership(
     scores = {"loss": ("log", 1.0), "Min-K %": ("log", LEAST)}
     if family(model).causal:
         scores["Min-K %++"] = ("normalised", LEAST)
-    found = {name: [_of_records(side, *how) for side in tokens] for name, how in scores.items()}
+    found = {name: [of_records(side, *how) for side in tokens] for name, how in scores.items()}
     if theirs is not None:
-        found["loss against the base"] = [a - _of_records(side, "log") for a, side in zip(found["loss"], theirs)]
+        found["loss against the base"] = [a - of_records(side, "log") for a, side in zip(found["loss"], theirs)]
     for name, sides in found.items():
         values, true = np.concatenate(sides), np.arange(sum(map(len, sides))) < len(sides[0])
-        value, *interval = auc(values, true, np.zeros(len(values), dtype=int), seed)
-        rows.append(row("records", "auc", "", len(values), value, interval, name))
+        value, draws = auc(values, true, np.zeros(len(values), dtype=int), seed)
+        rows.append(resampled("records", "auc", "", len(values), value, draws, true.tolist(), name))
         rows.append(row("records", "tpr_1", "", len(values), at_false_positives(values, true), setting=name))
     return rows

@@ -8,21 +8,41 @@ from datasets import Dataset
 
 from .. import blocks as blocks_
 from ..blacklists import KINDS
-from ..evaluation import Report, bootstrap
+from ..evaluation import Report
 from ..exposure import NAMES
 from ..predictions import Units
+from ..resampling import draws, interval
+from ..runs import fingerprint
 
 COLUMNS = ["attack", "setting", "kind", "metric", "context", "count", "value", "low", "high"]
 SCORES = ("in_place", "exposure", "exposure_rare")
 
 
-def row(kind, metric, context, count, value, interval=(float("nan"),) * 2, setting="") -> dict:
+class Row(dict):
+    """A row of COLUMNS but the first, and beside it what its interval is made of, for comparisons of two models.
+
+    `draws`: its value in each draw of the bootstrap, float64 (n,); `over`: what was drawn from, hashed. Of two rows
+    over the same, draw i drew the same. None and "" where there is no bootstrap.
+    """
+
+    draws: np.ndarray | None = None
+    over: str = ""
+
+
+def row(kind, metric, context, count, value, interval=(float("nan"),) * 2, setting="") -> Row:
     low, high = interval
     found = (setting, kind, metric, context, int(count), float(value), float(low), float(high))
-    return dict(zip(COLUMNS[1:], found))
+    return Row(zip(COLUMNS[1:], found))
 
 
-def of_report(report: Report, setting: str = "", contexts: Iterable[str] = ("isolated",)) -> list[dict]:
+def resampled(kind, metric, context, count, value, draws: np.ndarray, over: Iterable, setting: str = "") -> Row:
+    """A row with the 95 % interval of a bootstrap's draws over some things (records, names), each told by its id."""
+    made = row(kind, metric, context, count, value, interval(draws), setting)
+    made.draws, made.over = draws, fingerprint([*over])
+    return made
+
+
+def of_report(report: Report, setting: str = "", contexts: Iterable[str] = ("isolated",)) -> list[Row]:
     """What a report tells of memory: in_place by kind and exposure of names, with bootstrap intervals over records.
 
     Where no term that counts is of a type that is a name, exposure is that of all. `count`: units measured.
@@ -35,18 +55,21 @@ def of_report(report: Report, setting: str = "", contexts: Iterable[str] = ("iso
                 where = (counts["metric"] == metric) & (counts["kind"] == kind) & (counts["context"] == context)
                 found = counts[where & (counts["spans"] == "scored")]
                 if len(found) and np.isfinite(found["value"].iloc[0]):
-                    interval = report.interval(metric, kind, context=context)
-                    count = found["total" if metric == "in_place" else "count"].iloc[0]
-                    rows.append(row(kind, metric, context, count, found["value"].iloc[0], interval, setting))
+                    sums = report.sums(metric, kind, context)
+                    count, value = found["total" if metric == "in_place" else "count"].iloc[0], found["value"].iloc[0]
+                    of_records = draws(sums.to_numpy()), sums.index
+                    rows.append(resampled(kind, metric, context, count, value, *of_records, setting))
     return rows
 
 
-def bootstrapped(units: pd.DataFrame, values: np.ndarray, kind: str, metric: str, setting: str) -> dict:
-    """The mean of units' values (NaN where there is none), with a bootstrap interval over records, in isolation."""
+def bootstrapped(
+    units: pd.DataFrame, values: np.ndarray, kind: str, metric: str, setting: str, context: str = "isolated"
+) -> Row:
+    """The mean of units' values (NaN where there is none), with a bootstrap interval over records."""
     there = np.isfinite(values)
     sums = pd.DataFrame({"value": values[there], "one": 1.0}).groupby(units["record_id"].to_numpy()[there]).sum()
     value = values[there].mean() if there.any() else float("nan")
-    return row(kind, metric, "isolated", there.sum(), value, bootstrap(sums.to_numpy()), setting)
+    return resampled(kind, metric, context, there.sum(), value, draws(sums.to_numpy()), sums.index, setting)
 
 
 def words_of(units: Units) -> pd.Series:
@@ -57,8 +80,8 @@ def words_of(units: Units) -> pd.Series:
     return words.groupby("unit").agg(tuple)
 
 
-def auc(scores: np.ndarray, true: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """AUC, and its 95 % bootstrap interval, of scores float64 (n,) that should be higher where `true` (boolean).
+def auc(scores: np.ndarray, true: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, np.ndarray]:
+    """AUC of scores float64 (n,) that should be higher where `true` (boolean), and that in bootstrap draws (500,).
 
     Only pairs within a group (int64) are compared; ties count ½. NaN where no group holds both.
     """
@@ -77,8 +100,7 @@ def auc(scores: np.ndarray, true: np.ndarray, groups: np.ndarray, seed: int = 0)
             wins += (below + 0.5 * (upto - below)).sum()
             pairs += len(one) * len(other)
         found.append(wins / pairs if pairs else float("nan"))
-    low, high = np.quantile(found[1:], [0.025, 0.975])
-    return found[0], float(low), float(high)
+    return found[0], np.array(found[1:])
 
 
 def only(blocks: Dataset, records: Iterable[int]) -> Dataset:

@@ -81,15 +81,14 @@ def estimate(inputs: Inputs, asked: dict) -> list[str]:
 def attack_lines(inputs: Inputs, asked: dict, a_pass: float) -> list[str]:
     """Lines on which attacks the budget covers, and what they take: passes over the text, multiply-adds, minutes."""
     given = stages.given(inputs) | {"before": inputs.model}
-    runs, why = planned(inputs.model, inputs.blocks, given, stages.budget(inputs, asked))
-    causal = family(inputs.model).causal
-    passes = sum(ATTACKS[name].passes[causal] for name in runs)
+    costs, why = planned(inputs.model, inputs.blocks, given, stages.budget(inputs, asked))
+    passes = sum(costs.values()) / pass_cost(inputs.model, inputs.blocks)
     # Side by side: the model itself, the one before, and the control that tells chance.
     models = 2 + bool({"base", "counterfactual"} & inputs.models.keys())
-    adds = models * passes * pass_cost(inputs.model, inputs.blocks)
+    adds = models * sum(costs.values())
     said = [
-        f"attacks: {len(runs)} on {models} models, {passes:g} passes each, {adds:.2g} multiply-adds: "
-        f"{_minutes(models * passes * a_pass)} ({', '.join(runs) or 'none'})"
+        f"attacks: {len(costs)} on {models} models, {passes:.3g} passes each, {adds:.2g} multiply-adds: "
+        f"{_minutes(models * passes * a_pass)} ({', '.join(costs) or 'none'})"
     ]
     return said + [f"  not run: {name} {reason.rstrip('=')}" for name, reason in why.items()]
 
