@@ -1,5 +1,6 @@
 """What comes out unasked: bare prompts ("Patient name: …"), and of causal models free generation.
 
+What comes out is read as text, so that a listed term counts in any case and however it is cut into tokens.
 Substitution: a listed term that is forgotten may make room for another listed one, which is no less of a disclosure.
 """
 
@@ -14,7 +15,7 @@ from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..alignment import align
-from ..blacklists import Blacklist
+from ..blacklists import KINDS, Blacklist
 from ..blocks import special_ids
 from ..models import family, logits_at
 from ..predictions import best_tokens
@@ -41,10 +42,14 @@ def prompts(
 ) -> list[dict]:  # fmt: skip
     """Shares of prompts and samples that bring a listed term; of causal models also by the best of BEST_OF samples.
 
-    `substituted`, with the model `before`: samples per term beyond those of that model, over all samples.
+    `predicted`: of bare prompts, by the tokens of a term of the type asked for, and `any spelling` of any listed term.
+    With the model `before`, of causal ones, by kind: `forgotten`, samples per term fewer than that model's, and
+    `substituted`, more than that model's, each summed over the terms and divided by the samples. Where both are large,
+    listed terms have changed places. (What takes the place of a term where it stands: `elsewhere` of `as-it-is`.)
     """
     asked = bare_prompts(model, tokenizer, corpus, blacklist)
     rows = [_share("predicted", "bare prompts", asked["said"])] if len(asked) else []
+    rows += [_share("predicted", "bare prompts, any spelling", asked["spelled"])] if len(asked) else []
     if not family(model).causal:
         return rows
     texts = {"from nothing": [], "from beginnings of records": corpus["text"][: SAMPLES["samples"] // BEST_OF]}
@@ -57,9 +62,22 @@ def prompts(
             best = held.groupby(found["text"]).any()
             rows.append(_share("samples", f"{setting}, best of {BEST_OF}", best))
         if before is not None:
-            usual = free_generation(before, tokenizer, blacklist, beginnings, **options).attrs["samples"]
-            more = sum(max(0, times - usual.get(term, 0)) for term, times in found.attrs["samples"].items())
-            rows.append(row("all", "substituted", "", len(found), more / len(found), setting=setting))
+            usual = free_generation(before, tokenizer, blacklist, beginnings, **options)
+            rows += _changed(found, usual, blacklist, setting)
+    return rows
+
+
+def _changed(found: pd.DataFrame, usual: pd.DataFrame, blacklist: Blacklist, setting: str) -> list[dict]:
+    """Rows of `forgotten` and `substituted`, by kind and of all, from what `free_generation` found of two models."""
+    more = pd.Series(found.attrs["samples"], dtype=float).sub(
+        pd.Series(usual.attrs["samples"], dtype=float), fill_value=0
+    )
+    kind, rows = blacklist.terms().set_index("term_id")["kind"], []
+    for name in (*[k for k in KINDS if k in set(kind)], "all"):
+        of = more[kind.reindex(more.index).eq(name)] if name != "all" else more
+        for metric, sign in (("forgotten", -1), ("substituted", 1)):
+            share = (sign * of).clip(lower=0).sum() / len(found)
+            rows.append(row(name, metric, "", len(found), share, setting=setting))
     return rows
 
 
@@ -78,20 +96,24 @@ def bare_prompts(
 
     A causal model goes on from "Patient name:" by as many tokens, each the likeliest.
     A row per type and number of tokens: type, tokens, terms (different listed terms of that type and length), said (1
-    if the answer, the best token at each mask, is one of them), in_top (for one token: how many are among the `top`
-    likeliest; else NaN). A type without a prompt is asked by the three words that most often stand before it.
+    if the answer, the best token at each mask, is one of them), spelled (1 if it begins with any listed term, in any
+    case and tokens; a causal model goes on by as many tokens as the longest term has letters), in_top (for one token:
+    how many are among the `top` likeliest; else NaN). A type without a prompt is asked by the three words that most
+    often stand before it.
     """
     begin, _, end = special_ids(tokenizer)
-    rows = []
+    rows, finder = [], blacklist.finder(tokenizer)
     for (type_, length), terms in sorted(_terms(tokenizer, corpus, blacklist, prompts).items()):
         if family(model).causal:
-            answer, likeliest = _go_on(model, [begin, *terms["before"]], length, top)
+            answer, likeliest = _go_on(model, [begin, *terms["before"]], max(length, terms["letters"]), top)
         else:
             masks = [tokenizer.mask_token_id] * length
             answer, likeliest = _fill_in(model, [begin, *terms["before"], *masks, end], tokenizer.mask_token_id, top)
         in_top = sum((token,) in terms["ids"] for token in likeliest) if length == 1 else float("nan")
-        rows.append((type_, length, len(terms["ids"]), int(answer in terms["ids"]), in_top))
-    return pd.DataFrame(rows, columns=["type", "tokens", "terms", "said", "in_top"])
+        text, said = tokenizer.decode(list(answer)), answer[:length] in terms["ids"]
+        spelled = any(not text[: hit.start].strip() for hit in finder.find(text))
+        rows.append((type_, length, len(terms["ids"]), int(said), int(spelled), in_top))
+    return pd.DataFrame(rows, columns=["type", "tokens", "terms", "said", "spelled", "in_top"])
 
 
 def _fill_in(model, ids: list[int], mask_id: int, top: int) -> tuple[tuple[int, ...], list[int]]:
@@ -114,14 +136,14 @@ def _go_on(model, ids: list[int], length: int, top: int) -> tuple[tuple[int, ...
 
 
 def _terms(tokenizer, corpus, blacklist, prompts) -> dict:
-    """By (type, number of tokens): the token ids of the listed terms, and those of the prompt before them."""
+    """By (type, number of tokens): ids of the listed terms, letters of the longest, and ids before them."""
     values, contexts = set(), defaultdict(Counter)
     for text, spans in zip(corpus["text"], corpus["identifiers"]):
         for span in spans:
             values.add((span["type"], text[span["start"] : span["end"]]))
             before = re.findall(r"\S+", text[max(0, span["start"] - 100) : span["start"]])[-3:]
             contexts[span["type"]][" ".join(before)] += 1
-    found = defaultdict(lambda: {"ids": set()})
+    found = defaultdict(lambda: {"ids": set(), "letters": 0})
     for type_, value in sorted(values):
         if value in blacklist:
             usual = max(sorted(contexts[type_]), key=contexts[type_].get)
@@ -131,5 +153,6 @@ def _terms(tokenizer, corpus, blacklist, prompts) -> dict:
             if inside.any():
                 entry = found[type_, int(inside.sum())]
                 entry["ids"].add(tuple(ids[inside].tolist()))
+                entry["letters"] = max(entry["letters"], len(value))
                 entry["before"] = ids[: int(inside.argmax())].tolist()
     return found
