@@ -6,7 +6,7 @@ frequent in a corpus ranks the true one high. 0.5: nothing is remembered of who 
 the likeliest; clearly below 0.5: it is avoided, which betrays it just as well.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -140,8 +140,13 @@ class Ranks:
         self.scores[part.context].index_add_(0, torch.from_numpy(slot), values)
 
     @torch.inference_mode()
-    def add_causal(self, model: PreTrainedModel, blocks: Dataset, progress: bool) -> None:
-        """Ask a causal model for each alternative after what stands before the unit, which is read once."""
+    def add_causal(
+        self, model: PreTrainedModel, blocks: Dataset, progress: bool, hidden: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Ask a causal model for each alternative after what stands before the unit, which is read once.
+
+        `hidden`: what is not readable in each context, boolean (rows, block_size), in place of the usual.
+        """
         here, pad = processes(), blocks_.info(blocks)["pad_token_id"]
         columns, table = self.units.columns, self.units.table
         todo = [(slot, context) for slot in range(len(self.found.unit)) for context in self.scores]
@@ -153,7 +158,9 @@ class Ranks:
                 row, unit_id = table.loc[self.found.unit[slot], ["row", "unit_id"]]
                 start = int((columns["unit_ids"][row] == unit_id).nonzero()[0, 0])
                 before = columns["input_ids"][row, :start]
-                if context == "isolated":
+                if hidden is not None:
+                    before = before.masked_fill(hidden[context][row, :start], pad)
+                elif context == "isolated":
                     before = before.masked_fill(earlier_mentions(columns["term_ids"][row], start), pad)
                 ids = self.found.ids[slot]
                 written = torch.from_numpy(self.found.written[ids[ids >= 0]])

@@ -10,6 +10,7 @@ from test_exposure import NAMES
 
 import sani
 from sani import Blacklist, encode, evaluate, load_model
+from sani.attacks import relearn as relearning
 from sani.attacks.as_it_is import as_it_is
 from sani.attacks.graft import graft, grafted
 from sani.attacks.infer_list import CALIPER, infer_list, matched, names
@@ -25,6 +26,7 @@ from sani.data.corpora import with_strangers
 from sani.evaluation import remembered
 from sani.models import clone
 from sani.predictions import layout
+from sani.training import default_learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +196,42 @@ def test_relearning_brings_back_what_was_planted_and_not_what_was_not(made):
     corpus = sani.counterfactual(made["corpus"], 0)
     shuffled = encode(corpus, made["tokenizer"], Blacklist.from_annotations(corpus), progress=False)
     assert abs(value(as_it_is(made["leaky"], shuffled, 0), "exposure", context="isolated") - 0.5) < 0.15
+
+
+def turned(base, leaky, strength: float):
+    """The base model moved away from the leaky one: what that remembers, this one avoids."""
+    made = clone(base)
+    with torch.no_grad():
+        for weight, other in zip(made.parameters(), leaky.parameters()):
+            weight.add_(strength * (weight - other))
+    return made
+
+
+@pytest.mark.parametrize("attack", ["retie-relearn", "graft-relearn", "benign-relearn"])
+def test_short_trainings_find_what_is_inside_and_nothing_where_there_is_nothing(made, attack, monkeypatch):
+    """One rate, one epoch; a leaking model, one that never read the names, other names, one that avoids them."""
+    for name, value_ in (("RATES", (1,)), ("EPOCHS", (1,))):
+        monkeypatch.setattr(relearning, name, value_)
+    rate = default_learning_rate(made["base"])
+    run = getattr(relearning, attack.replace("-", "_"))
+    # Shuffled labels: other people's names in the same places.
+    corpus = sani.counterfactual(made["corpus"], 0)
+    shuffled = encode(corpus, made["tokenizer"], Blacklist.from_annotations(corpus), progress=False)
+    asked = {"base": made["base"], "heldout": made["heldout"], "seed": 0}
+    erased = sani.erase(made["leaky"], "lm-head", fraction=0.5)
+    planted = erased if attack == "retie-relearn" else made["leaky"]
+    at = {
+        name: value(run(model, blocks, **asked), "exposure", f"rate {rate:.1e}, 1 epochs")
+        for name, model, blocks in (
+            ("inside", planted, made["blocks"]),
+            ("without", made["counterfactual"], made["blocks"]),
+            ("shuffled", planted, shuffled),
+            ("avoided", turned(made["base"], made["leaky"], 0.6), made["blocks"]),
+        )
+    }
+    assert at["inside"] > 0.6 and at["inside"] > max(at["without"], at["shuffled"]) + 0.05
+    assert abs(at["without"] - 0.5) < 0.12 and abs(at["shuffled"] - 0.5) < 0.15
+    assert at["avoided"] < at["without"]
 
 
 def test_naming_a_person_brings_back_what_belongs_to_it():
