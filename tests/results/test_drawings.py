@@ -3,8 +3,11 @@
 import pandas as pd
 import pytest
 
+from sani.auditing import VERDICTS
 from sani.results import figures, tables
 from sani.results.drawings.ablation import EFFECTS
+from sani.results.drawings.audit import VERDICTS as AUDITED
+from sani.results.drawings.claims import VERDICTS as CLAIMED
 from sani.results.objectives import OBJECTIVES
 from sani.study import ledger
 from sani.study.setting import SETTINGS
@@ -176,3 +179,24 @@ def test_an_erasure_is_drawn_with_its_zeros_crossed():
     assert "50%" in figure._suptitle.get_text() and "unchanged" in figure._suptitle.get_text()
     changed = table.assign(after=table["after"].where(table["row"] != 2, 9.0))
     assert " changed" in figures.DRAW["erasure"](changed)._suptitle.get_text()
+
+
+def test_verdicts_have_a_mark_each_that_is_told_without_its_colour():
+    """Of audits and of claims: a mark and its sign per row, and a legend of what each means."""
+    verdicts = list(AUDITED)
+    assert set(verdicts) == set(VERDICTS)
+    found = {"attack": "retie", "family": "BERT", "metric": "exposure", "value": 0.6, "chance": 0.5}
+    rows = [
+        found | {"verdict": verdict, "model": "sani", "attack": f"attack {n}"} for n, verdict in enumerate(verdicts)
+    ]
+    rows[-1] |= {"metric": None, "value": None, "chance": None}  # not run
+    figure = figures.DRAW["audit"](pd.DataFrame(rows))
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"{AUDITED[v][2]} {v}" for v in verdicts]
+    signs = [text.get_text() for text in axes.texts]
+    assert [sign for sign in signs if sign in {look[2] for look in AUDITED.values()}] == [
+        AUDITED[v][2] for v in verdicts
+    ]
+    looks = {(look[1], look[2]) for name, look in AUDITED.items() if name not in ("not testable", "no chance level")}
+    assert len(looks) == len(AUDITED) - 2
+    assert len({(look[1], look[2]) for look in CLAIMED.values()}) == len(CLAIMED)

@@ -2,11 +2,10 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from .style import label_of, panels
+from .style import label_of, legend_of_marks, mark, panels
 
-# Colour (Okabe–Ito), marker, sign, and its ink: the verdict can be told without the colour.
+# Colour (Okabe–Ito), marker, sign, and its ink.
 VERDICTS = {
     "far from chance": ("#D55E00", "D", "✘", "white"),
     "undecided": ("#999999", "s", "?", "black"),
@@ -33,10 +32,7 @@ def audit(table: pd.DataFrame) -> Figure:
     figure, axes = panels((3.2 + 1.45 * len(models), 0.52 * len(attacks) + 1.9))
     for row in table.itertuples():
         x, y = models.index((row.family, row.model)), attacks.index(row.attack)
-        colour, marker, sign, ink = VERDICTS[row.verdict]
-        face = colour if ink == "white" else "white"
-        axes.plot(x - 0.32, y, marker=marker, markersize=15, color=colour, markerfacecolor=face, linestyle="none")
-        axes.text(x - 0.32, y, sign, ha="center", va="center_baseline", fontsize=11, color=ink)
+        mark(axes, x - 0.32, y, VERDICTS[row.verdict])
         told = row.verdict if pd.isna(row.metric) else f"{SHORT[row.metric]}\n{row.value:.2f} ({row.chance:.2f})"
         axes.text(x - 0.12, y, told, ha="left", va="center", fontsize=8)
     axes.set_xlim(-0.6, len(models) - 0.3)
@@ -49,13 +45,8 @@ def audit(table: pd.DataFrame) -> Figure:
     axes.tick_params(length=0)
     axes.hlines([y - 0.5 for y in range(1, len(attacks))], -0.6, len(models) - 0.3, color="0.9", linewidth=0.6)
     axes.spines[:].set_visible(False)
-    used = [name for name in VERDICTS if name in set(table["verdict"])]
-    handles = [
-        Line2D([], [], linestyle="none", markersize=9, label=f"{sign} {name}", marker=marker, color=colour,
-               markerfacecolor=colour if ink == "white" else "white")
-        for name in used for colour, marker, sign, ink in (VERDICTS[name],)
-    ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    used = set(table["verdict"])
+    legend_of_marks(figure, {f"{look[2]} {name}": look for name, look in VERDICTS.items() if name in used})
     far = table[table["verdict"] == "far from chance"].groupby(["family", "model"], sort=False).size()
     told = ", ".join(f"{family} {label_of(model)} {far.get((family, model), 0)}" for family, model in models)
     figure.suptitle(

@@ -4,13 +4,12 @@ import textwrap
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ..statistics import MEASURES
 from ..tables import READINGS, deciding
-from .style import panels
+from .style import legend_of_marks, mark, panels
 
-# Colour (Okabe–Ito), marker, initial of the word, and its ink: the verdict can be told without the colour.
+# Colour (Okabe–Ito), marker, initial of the word, and its ink.
 VERDICTS = {
     "holds": ("#009E73", "o", "h", "white"),
     "contradicted": ("#D55E00", "D", "c", "white"),
@@ -29,16 +28,11 @@ def claims(table: pd.DataFrame) -> Figure:
     several = table.groupby(["id", "setting"])["measure"].nunique()
     tall = several.max() > 1
     figure, axes = panels((5.2 + 1.15 * len(settings), (0.62 if tall else 0.4) * len(names) + 1.7))
-    faces = {name: {"color": colour, "marker": marker, "markerfacecolor": "white" if ink == "black" else colour}
-             for name, (colour, marker, _, ink) in VERDICTS.items()}  # fmt: skip
     for row in table.itertuples():
         shift = 0.0 if row.reading not in READINGS else 0.22 * (READINGS.index(row.reading) - 1.5)
         down = 0.48 * (MEASURES.index(row.measure) - 0.5) if several[row.id, row.setting] > 1 else 0.0
         x, y = settings.index(row.setting) + shift, names.index(row.id) + down
-        *_, initial, ink = VERDICTS[row.verdict]
-        size = 12 if row.verdict == "contradicted" else 15
-        axes.plot(x, y, markersize=size, linestyle="none", **faces[row.verdict])
-        axes.text(x, y, initial, ha="center", va="center_baseline", fontsize=11, color=ink, fontweight="bold")
+        mark(axes, x, y, VERDICTS[row.verdict], 12 if row.verdict == "contradicted" else 15, "bold")
     axes.set_xlim(-0.5, len(settings) - 0.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xticks(range(len(settings)), settings, fontsize=9)
@@ -50,11 +44,7 @@ def claims(table: pd.DataFrame) -> Figure:
     axes.vlines([x - 0.5 for x in range(1, len(settings))], -0.5, len(names) - 0.5, color="0.85", linewidth=0.8)
     axes.hlines([y - 0.5 for y in range(1, len(names))], -0.5, len(settings) - 0.5, color="0.92", linewidth=0.6)
     axes.spines[:].set_visible(False)
-    handles = [
-        Line2D([], [], linestyle="none", markersize=9, label=f"{VERDICTS[name][2]}: {name}", **face)
-        for name, face in faces.items()
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(faces), frameon=False, fontsize=9)
+    legend_of_marks(figure, {f"{look[2]}: {name}": look for name, look in VERDICTS.items()})
     counts = table["verdict"].value_counts()
     said = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if name in counts)
     lines = "\nTwo lines in a cell: privacy by paper, then by in_place" if tall else ""

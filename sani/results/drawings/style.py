@@ -1,12 +1,13 @@
 """What all drawings share: a colour and a marker per method, intervals, curves, grid and legend."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 # One colour (Okabe–Ito) and one marker per method in every figure.
 STYLE = {
@@ -78,6 +79,27 @@ def errors(rows: Any, within: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
     """
     low, high = (np.clip(np.atleast_1d(end), *within) for end in (rows.low, rows.high))
     return np.nan_to_num(np.clip([rows.value - low, high - rows.value], 0, None))
+
+
+def _face(colour: str, marker: str, _: str, ink: str) -> dict[str, Any]:
+    """A verdict's mark, as options of a plot: full where its sign is written in white, hollow where in black."""
+    return {"color": colour, "marker": marker, "markerfacecolor": colour if ink == "white" else "white"}
+
+
+def mark(
+    axes: Axes, x: float, y: float, look: tuple[str, str, str, str], size: float = 15, weight: str = "normal"
+) -> None:
+    """A verdict: a mark with a sign on it, told in grey too. look: colour, marker, sign and the sign's ink."""
+    axes.plot(x, y, markersize=size, linestyle="none", **_face(*look))
+    axes.text(x, y, look[2], ha="center", va="center_baseline", fontsize=11, color=look[3], fontweight=weight)
+
+
+def legend_of_marks(figure: Figure, looks: Mapping[str, tuple[str, str, str, str]]) -> None:
+    """One legend below a figure: what each mark means, by label."""
+    handles = [
+        Line2D([], [], linestyle="none", markersize=9, label=label, **_face(*look)) for label, look in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
 
 
 def points(axes: Axes, x, y, **options) -> None:
