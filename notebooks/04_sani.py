@@ -55,9 +55,9 @@ from IPython.display import HTML
 import sani
 from sani import study
 from sani.demo import blanks
+from sani.demo.answer_html import as_html
 from sani.demo.answers import Listed
 from sani.demo.rows import row_norms
-from sani.demo.view import as_html
 from sani.results import figures, tables
 from sani.study import Setting
 from sani.study.prepare import prepare

@@ -51,8 +51,8 @@ from IPython.display import HTML, Markdown
 import sani
 from sani import study
 from sani.demo import blanks
+from sani.demo.answer_html import as_html
 from sani.demo.answers import Listed
-from sani.demo.view import as_html
 from sani.results import figures, matrix, tables
 from sani.runs import figure_file
 from sani.study import Setting

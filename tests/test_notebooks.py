@@ -15,6 +15,7 @@ import papermill
 import pytest
 import yaml
 
+from sani.runs import PACKAGE, _code, imports
 from sani.study.setting import SETTINGS, Setting
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,6 +70,17 @@ def test_parameters_are_readable_by_papermill_and_those_of_the_smoke_run_exist(n
     assert SMOKE[name].keys() <= declared.keys()
     for key, value in SMOKE[name].items():
         assert type(value).__name__ == declared[key]["inferred_type_name"]
+
+
+def test_only_the_demo_reaches_what_sanitises_live():
+    for name in NAMES:
+        waiting, found = [*imports(ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8")))], set()
+        while waiting:
+            module = waiting.pop()
+            if module not in found:
+                found.add(module)
+                waiting += _code(module, PACKAGE)[1]
+        assert len(found) > 5 and ("sani.demo.live" in found) == (name == "11_demo"), name
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "presets").glob("*.yaml")), ids=lambda path: path.stem)

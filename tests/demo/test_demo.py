@@ -10,9 +10,10 @@ from transformers import GPT2LMHeadModel
 
 from sani import Blacklist, encode, fine_tune, load_model
 from sani.demo import answers
+from sani.demo.answer_html import as_html
 from sani.demo.answers import ANSWERS, Listed, compare
 from sani.demo.live import Demo
-from sani.demo.view import as_html, panel
+from sani.demo.view import panel
 
 LISTED = ["Smith", "Jane O'Neil", "chest", "John Smith", "pain", "Saint-Luke Hospital"]
 
