@@ -1,6 +1,7 @@
 """Does it really forget? Attacks on a sanitised model, each by its name, beside the chance level (PAPER §7)."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
@@ -222,7 +223,8 @@ def _run(
     tables, failed, draws = [], {}, {side: dict(getattr(one, "draws", {})) for side, one in sides.items()}
     with tqdm(total=total, desc="audit", unit="pass", disable=not progress, leave=False, delay=2) as bar:
         if progress:
-            bar.write(f"audit: {len(costs)} attacks on {attacked} models, about {max(1, round(minutes))} min")
+            told = f"audit: {len(costs)} attacks on {attacked} models, about {max(1, round(minutes))} min"
+            bar.write(told, file=sys.stderr)
         for name, cost in costs.items():
             bar.set_postfix_str(name)
             merged = pd.DataFrame()
