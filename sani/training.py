@@ -33,8 +33,8 @@ RANGES = {  # of the numbers and switches among the options: low, high, and what
     "resume": (bool,), "progress": (bool,), "inplace": (bool,),
 }  # fmt: skip
 
-# Rows: their numbers in the blocks, `rows` (n,), and input_ids, attention_mask, labels (n, block_size), and the columns
-# that the objective reads, as `blocks.tensors` has them.
+# Rows: their numbers in the blocks, `rows` (n,), the epoch they are read in, `epochs` (n,), and input_ids,
+# attention_mask, labels (n, block_size), and the columns that the objective reads, as `blocks.tensors` has them.
 Batch = dict[str, Tensor]
 
 
@@ -232,7 +232,7 @@ def _drawn(columns: dict, order: Tensor, batch_size: int, draw, hide: int, seed:
     for rows in order.split(at_once):
         here = {name: column[rows].to(device) for name, column in columns.items()}
         input_ids, labels = draw(here, hide, seed, epoch)
-        drawn = here | {"rows": rows, "input_ids": input_ids, "labels": labels}
+        drawn = here | {"rows": rows, "epochs": torch.full_like(rows, epoch), "input_ids": input_ids, "labels": labels}
         for batch in zip(*(column.split(batch_size) for column in drawn.values())):
             yield dict(zip(drawn, batch))
 
