@@ -22,7 +22,7 @@ class Method(NamedTuple):
     """What a method does, in a line; where its function stands; which arguments it cannot do without, and why.
 
     The function has the method's name, with "_" for "-". It takes those arguments of `sanitize` that it reads, and
-    `repaired`, the repair asked for, by name, and returns a new model.
+    `repaired`, the repair asked for, and `progress`, by name, and returns a new model.
     """
 
     summary: str
@@ -39,6 +39,18 @@ METHODS = {
     "untied-repair-only": Method("control: output matrix untied, nothing erased, same repair", "sani.methods.untied"),
     "untied-pruning": Method("control: the same untying, then pruning", "sani.methods.untied"),
     "sani-tied": Method("control: SANI on lm-head, its matrix then set to the input embeddings", "sani.methods.tied"),
+    "graddiff": Method("the text learned at ordinary targets, unlearned at listed ones", "sani.methods.graddiff"),
+    "gradient-ascent": Method("the text unlearned at listed targets, nothing learned", "sani.methods.graddiff"),
+    "npo": Method("listed text as the answer not preferred, the rest learned", "sani.methods.npo"),
+    "scrub": Method("away from the leaky model at listed targets, back at others", "sani.methods.scrub"),
+    "task-vector": Method("listed targets learned still better, then the other way", "sani.methods.task_vector"),
+    "cf-k": Method("the same repair, of the last block and the head alone", "sani.methods.last_layers"),
+    "eu-k": Method("last block and head from scratch, then that repair", "sani.methods.last_layers"),
+    "ssd": Method("weights dampened that matter to listed targets above all", "sani.methods.ssd"),
+    "selective-pruning": Method(
+        "neurons silenced that are active at listed targets above all", "sani.methods.selective_pruning"
+    ),
+    "privacy-neurons": Method("neurons silenced that make listed text likely (DEPN)", "sani.methods.privacy_neurons"),
     "anchor": Method("repair in which listed places learn the base model's prediction", "sani.methods.anchor", BASE),
     "rewind-anchor": Method("weights back towards the base model's, then anchor", "sani.methods.anchor", BASE),
     "return-anchor": Method("return-rows, then anchor", "sani.methods.anchor", BASE),
@@ -84,7 +96,9 @@ def sanitize(
     the most `activation` on listed terms. `base`, the model before fine-tuning, and `counterfactual_blocks` are for the
     controls that start from them; `counterfactual` trains `training_epochs`. `logit-filter` returns the same weights
     with a filter that `evaluate` and `generate` apply: of the terms that stand in the blocks, and with `blacklist` and
-    `tokenizer` of all terms listed there that count everywhere. Other options: as in `fine_tune`.
+    `tokenizer` of all terms listed there that count everywhere. `rewind`, `return-rows`, `ssd`, `selective-pruning` and
+    `privacy-neurons` train nothing, so epochs do not matter. Other options: as in `fine_tune`, but methods that ask for
+    something at listed targets choose what.
     Raises TypeError or ValueError for bad or missing arguments, those that the method ignores, and blocks that list
     nothing, before any work.
     """
@@ -106,4 +120,8 @@ def sanitize(
     Options(**{"objective": objective_of(model), "epochs": trained, "seed": seed} | options)
     if "repaired" in reads and not info["terms"]:
         raise ValueError("the blocks list no term, so nothing would be forgotten; pass a blacklist to sani.encode")
-    return run(**asked, repaired=partial(repair, blocks=blocks, epochs=epochs, seed=seed, **options))
+    progress, repaired = (
+        options.get("progress", True),
+        partial(repair, blocks=blocks, epochs=epochs, seed=seed, **options),
+    )
+    return run(**asked, progress=progress, repaired=repaired)
