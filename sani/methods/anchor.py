@@ -22,9 +22,10 @@ from transformers import PreTrainedModel
 from .. import blocks as blocks_
 from ..checkpoints import model_fingerprint
 from ..masking import IGNORE
-from ..models import clone, family, logits_at
+from ..models import clone, logits_at
 from ..sanitizing import sani
 from ..training import Batch
+from .apart import both_of, check_own
 from .return_rows import returned, rows_to_return
 from .rewind import rewound
 
@@ -85,33 +86,33 @@ def ordinary_free(blocks: Dataset) -> Tensor:
     return torch.cat((columns["input_ids"][columns["sensitive"] > 0], rows_to_return(blocks))).unique()
 
 
-def anchored(start: PreTrainedModel, blocks: Dataset, repaired, loss: Anchor, **more) -> PreTrainedModel:
-    """A repair of a model in which the listed units are targets too, for a loss."""
-    objective = "both-clm" if family(start).causal else "both-mlm"
-    return repaired(start, objective=objective, loss=loss, **more)
+def anchored(start: PreTrainedModel, repaired, options: dict, loss: Anchor, **more) -> PreTrainedModel:
+    """A repair of a model in which the listed units are targets too, for a loss. Raises ValueError as `check_own`."""
+    check_own(options)
+    return repaired(start, objective=both_of(start), loss=loss, **more)
 
 
-def anchor(model: PreTrainedModel, blocks: Dataset, base: PreTrainedModel, repaired, **_) -> PreTrainedModel:
-    return anchored(model, blocks, repaired, Anchor(base, ordinary_free(blocks)))
+def anchor(model: PreTrainedModel, blocks: Dataset, base: PreTrainedModel, options, repaired, **_) -> PreTrainedModel:
+    return anchored(model, repaired, options, Anchor(base, ordinary_free(blocks)))
 
 
-def rewind_anchor(model: PreTrainedModel, blocks: Dataset, base: PreTrainedModel, repaired, **_) -> PreTrainedModel:
-    return anchored(rewound(model, base, KEPT), blocks, repaired, Anchor(base, ordinary_free(blocks)))
+def rewind_anchor(model, blocks: Dataset, base: PreTrainedModel, options, repaired, **_) -> PreTrainedModel:
+    return anchored(rewound(model, base, KEPT), repaired, options, Anchor(base, ordinary_free(blocks)))
 
 
-def equalise(model: PreTrainedModel, blocks: Dataset, repaired, **_) -> PreTrainedModel:
-    return anchored(model, blocks, repaired, Anchor(model, ordinary_free(blocks), even=True))
+def return_anchor(model, blocks: Dataset, base: PreTrainedModel, options, repaired, **_) -> PreTrainedModel:
+    start = returned(model, base, rows_to_return(blocks))
+    return clone(anchored(start, repaired, options, Anchor(base, ordinary_free(blocks)), inplace=True))
+
+
+def equalise(model: PreTrainedModel, blocks: Dataset, options, repaired, **_) -> PreTrainedModel:
+    return anchored(model, repaired, options, Anchor(model, ordinary_free(blocks), even=True))
 
 
 def sani_equalise(model, blocks, target, fraction, fill, neurons, seed, base, options, repaired, **_):
     loss = Anchor(model, ordinary_free(blocks), even=True)
 
     def equalised(start):
-        return anchored(start, blocks, repaired, loss)
+        return anchored(start, repaired, options, loss)
 
     return sani(model, blocks, target, fraction, fill, neurons, seed, base, options, equalised)
-
-
-def return_anchor(model: PreTrainedModel, blocks: Dataset, base: PreTrainedModel, repaired, **_) -> PreTrainedModel:
-    start = returned(model, base, rows_to_return(blocks))
-    return clone(anchored(start, blocks, repaired, Anchor(base, ordinary_free(blocks)), inplace=True))

@@ -66,10 +66,15 @@ def both_of(model: PreTrainedModel) -> str:
     return "both-clm" if family(model).causal else "both-mlm"
 
 
-def trained_apart(model: PreTrainedModel, blocks: Dataset, seed: int, options: dict, repaired, loss) -> PreTrainedModel:
-    """The repair asked for, but by `loss(share of listed targets)`. Raises ValueError for options that it chooses."""
+def check_own(options: dict) -> None:
+    """Raise ValueError for options of a training that these methods choose themselves."""
     if own := [name for name in OWN if name in options]:
         raise ValueError(f"this method chooses {', '.join(own)} itself; leave it out")
+
+
+def trained_apart(model: PreTrainedModel, blocks: Dataset, seed: int, options: dict, repaired, loss) -> PreTrainedModel:
+    """The repair asked for, but by `loss(share of listed targets)`. Raises ValueError for options that it chooses."""
+    check_own(options)
     targets, listed = counts(model, blocks, seed)
     return repaired(model, objective=both_of(model), loss=loss(listed / targets))
 

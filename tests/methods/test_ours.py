@@ -168,3 +168,9 @@ def test_the_models_given_stay_as_they_were(blocks, base, leaky):
 def test_without_the_base_model_they_say_so(method, blocks, leaky):
     with pytest.raises(ValueError, match=re.escape("needs base=")):
         sanitize(leaky, blocks, method)
+
+
+@pytest.mark.parametrize("method", ["anchor", "rewind-anchor", "return-anchor", "equalise", "sani-equalise"])
+def test_what_they_choose_themselves_cannot_be_chosen(method, blocks, base, leaky):
+    with pytest.raises(ValueError, match="chooses objective itself"):
+        sanitize(leaky, blocks, method, base=base, objective="mlm")
