@@ -11,6 +11,7 @@ from typing import NamedTuple
 from .measures import found
 
 DONE, PARTLY, NOT_DONE = "done", "partly", "not done"
+TELL = ("far from chance", "undecided", "hidden", "near chance")  # verdicts of attacks that could have told something
 EDPB, CNIL = "EDPB 28/2024", "CNIL, PANAME"
 
 
@@ -68,8 +69,8 @@ def answers(attacks: Sequence[Mapping], measures: Mapping) -> list[dict]:
         if one.attacks:
             tried = (by_name.get(name, {"verdict": "not run"}) for name in one.attacks)
             run = [row for row in tried if row["verdict"] != "not run"]
-            missing = len(one.attacks) - len(run)
-            status = NOT_DONE if not run else PARTLY if missing or one.said else DONE
+            whole = len(run) == len(one.attacks) and all(row["verdict"] in TELL for row in run)
+            status = NOT_DONE if not run else DONE if whole and not one.said else PARTLY
             told = "; ".join(f"{row['attack']}: {row['verdict']}" for row in run) or "not run"
             result = f"{told}{f' ({one.said})' if one.said else ''}"
         elif one.metric:

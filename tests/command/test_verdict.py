@@ -154,3 +154,17 @@ def test_a_budget_is_a_share_of_the_epochs_trained(budget, trained, epochs):
 def test_a_budget_out_of_range_is_refused(budget, trained):
     with pytest.raises(ValueError, match="write a share above 0 and up to 1"):
         command_line.epochs_of(budget, trained)
+
+
+def test_a_question_is_done_only_if_each_of_its_attacks_could_tell_something():
+    from sani.command.questions import answers
+
+    def status(**verdicts):
+        attacks = [{"attack": name.replace("_", "-"), "verdict": said} for name, said in verdicts.items()]
+        found = answers(attacks, measures(rows(), base=rows()))
+        return {row["question"]: row["status"] for row in found}["Can it be told whose records were read?"]
+
+    assert status() == status(membership="not run") == "not done"
+    assert status(membership="near chance") == "partly"
+    assert status(membership="near chance", infer_list="not testable") == "partly"
+    assert status(membership="far from chance", infer_list="near chance") == "done"
