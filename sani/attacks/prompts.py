@@ -97,7 +97,7 @@ def bare_prompts(
     A causal model goes on from "Patient name:" by as many tokens, each the likeliest.
     A row per type and number of tokens: type, tokens, terms (different listed terms of that type and length), said (1
     if the answer, the best token at each mask, is one of them), spelled (1 if it begins with any listed term, in any
-    case and tokens; a causal model goes on by as many tokens as the longest term has letters), in_top (for one token:
+    case and tokens; a causal model goes on by as many tokens as the longest term has bytes), in_top (for one token:
     how many are among the `top` likeliest; else NaN). A type without a prompt is asked by the three words that most
     often stand before it.
     """
@@ -105,7 +105,7 @@ def bare_prompts(
     rows, finder = [], blacklist.finder(tokenizer)
     for (type_, length), terms in sorted(_terms(tokenizer, corpus, blacklist, prompts).items()):
         if family(model).causal:
-            answer, likeliest = _go_on(model, [begin, *terms["before"]], max(length, terms["letters"]), top)
+            answer, likeliest = _go_on(model, [begin, *terms["before"]], max(length, terms["bytes"]), top)
         else:
             masks = [tokenizer.mask_token_id] * length
             answer, likeliest = _fill_in(model, [begin, *terms["before"], *masks, end], tokenizer.mask_token_id, top)
@@ -143,7 +143,7 @@ def _terms(tokenizer, corpus, blacklist, prompts) -> dict:
             values.add((span["type"], text[span["start"] : span["end"]]))
             before = re.findall(r"\S+", text[max(0, span["start"] - 100) : span["start"]])[-3:]
             contexts[span["type"]][" ".join(before)] += 1
-    found = defaultdict(lambda: {"ids": set(), "letters": 0})
+    found = defaultdict(lambda: {"ids": set(), "bytes": 0})
     for type_, value in sorted(values):
         if value in blacklist:
             usual = max(sorted(contexts[type_]), key=contexts[type_].get)
@@ -153,6 +153,6 @@ def _terms(tokenizer, corpus, blacklist, prompts) -> dict:
             if inside.any():
                 entry = found[type_, int(inside.sum())]
                 entry["ids"].add(tuple(ids[inside].tolist()))
-                entry["letters"] = max(entry["letters"], len(value))
+                entry["bytes"] = max(entry["bytes"], len(value.encode()) + 1)  # and the space before
                 entry["before"] = ids[: int(inside.argmax())].tolist()
     return found

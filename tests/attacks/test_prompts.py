@@ -16,7 +16,7 @@ from sani.attacks.prompts import bare_prompts, prompts
 from sani.attacks.rows import COLUMNS
 from sani.models import add_padding
 
-LINE = "Ill: {} so."
+LINE = "I, {} so."
 
 
 def letters() -> PreTrainedTokenizerFast:
@@ -55,7 +55,7 @@ def knows(tokenizer):
             add_padding(model, tokenizer)
             blocks = encode(records(name), by or tokenizer, block_size=20, progress=False)
             assert len(blocks) == 1
-            options = {"epochs": 60, "learning_rate": 3e-2, "batch_size": 2, "progress": False}
+            options = {"epochs": 90, "learning_rate": 2e-2, "batch_size": 2, "progress": False}
             made[name, by] = sani.fine_tune(model, blocks, **options)
         return made[name, by]
 
@@ -69,7 +69,7 @@ def test_a_listed_term_counts_in_any_case_and_however_it_is_cut(knows, tokenizer
     told = free_generation(knows(said, by), tokenizer, listed, samples=2, length=16, top_k=1)
     assert (told["hits"] > 0).all()
     assert not free_generation(knows("Al Wu"), tokenizer, listed, samples=2, length=16, top_k=1)["hits"].any()
-    asked = {"corpus": records("Smith"), "blacklist": listed, "prompts": {"PATIENT": "Ill: {}"}}
+    asked = {"corpus": records("Smith"), "blacklist": listed, "prompts": {"PATIENT": "I, {}"}}
     (row,) = bare_prompts(knows(said, by), tokenizer, **asked).itertuples()
     assert row.spelled == 1 and row.said == (by is None and said == "Smith")
     (other,) = bare_prompts(knows("Al Wu"), tokenizer, **asked).itertuples()
@@ -111,7 +111,7 @@ def test_what_is_said_of_the_list_and_what_takes_its_place(knows, tokenizer, mon
 def test_another_listed_term_in_its_place_is_counted_by_kind():
     tokenizer = make_tokenizer("wordpiece")
     lines = ["Chest {} in May", "A bad {}"]
-    terms = ["pain", "cough"]
+    terms = ["smith", "john"]
     texts = {way: [line.format(term) for line, term in zip(lines, terms[::way])] for way in (1, -1)}
     listed = Blacklist(terms) | Blacklist(["May"], "indirect")
     blocks = encode(make_corpus(texts[1]), tokenizer, listed, block_size=32, progress=False)
@@ -128,4 +128,4 @@ def test_another_listed_term_in_its_place_is_counted_by_kind():
         assert np.isclose(
             at["all"]["value"] * at["all"]["count"], sum(at[k]["value"] * at[k]["count"] for k in at if k != "all")
         )
-    assert found[0] < found[1], "of what it was trained on itself nothing takes the place"
+    assert found == [0.0, 1.0]
