@@ -23,6 +23,13 @@ from transformers.activations import ACT2FN
 
 from .runs import fingerprint, named_folder, weights_folder
 
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+ADAPTER = "adapter_config.json"  # of PEFT
+GGUF = (
+    "GGUF weights are made for running, not for training, and are refused; name the folder of the checkpoint that they "
+    "were made from (config.json, *.safetensors, tokenizer.json)"
+)
+
 
 class Family(NamedTuple):
     """Where a family of models keeps its parts, as dotted names."""
@@ -141,11 +148,17 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     """A language model (float32, evaluation mode) and its tokenizer: shipped name, local folder or Hub id.
 
     A causal model whose tokenizer has no padding token of its own gets one (PPCLM needs it); save the tokenizer with
-    the model to keep it. Only safetensors are read and no remote code is run.
+    the model to keep it. Only safetensors are read, whole or in shards, and no remote code is run. A LoRA adapter (a
+    folder of PEFT's) is merged into the base model that it names, which a warning says.
     Raises TypeError, ValueError or FileNotFoundError for an unknown name or architecture, files that are missing,
-    damaged, pickled or do not belong together, a model without LM head, and weights that are no numbers.
+    damaged, pickled, GGUF or do not belong together, a model without LM head (such as a classifier, whose encoder may
+    have memorised its text all the same), and weights that are no numbers; ImportError for an adapter without `peft`.
     """
+    if isinstance(name, (str, Path)) and (Path(name).expanduser() / ADAPTER).is_file():
+        return _merged(named_folder(name))
     config = read(AutoConfig, name)
+    if getattr(config, "quantization_config", None):
+        raise ValueError(f"{name}: its weights are quantised, so they cannot be trained; use those they were made from")
     causal, tokenizer = _family_named(config.model_type).causal, read(AutoTokenizer, name)
     size = len(tokenizer)
     unfit = {
@@ -163,11 +176,54 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
         raise ValueError(
             f"{name}: the weights hold no {'LM head' if head else 'such layer'} (missing {missing[0]}, …), so it would "
             "be random; use a checkpoint saved whole from a …ForMaskedLM or …ForCausalLM model"
+            + _of_classifier(config)
+            * head
         )
     check_model(model, f"model {name}")
+    if config.dtype in (torch.bfloat16, torch.float16) and str(name) not in shipped():
+        half = str(config.dtype).removeprefix("torch.")
+        warn(f"{name}: its {half} weights are loaded as float32, and saved so: twice as large a file", stacklevel=2)
     if causal:
         add_padding(model, tokenizer)
     model.vocabulary = vocabulary(tokenizer)  # in memory, for `predictions.check_blocks`
+    return model.eval(), tokenizer
+
+
+def _of_classifier(config) -> str:
+    """What can be done of a classifier, where a config tells of one; else nothing."""
+    kind = next((name for name in config.architectures or () if "Classification" in name), None)
+    if kind is None:
+        return ""
+    return (
+        f". A {kind} predicts no words: what its encoder memorised of its text can be neither measured nor repaired "
+        "here. Sanitise the language model that it was made from, then fine-tune the classifier from that anew, on "
+        "text without the terms (sani.pseudonymize)"
+    )
+
+
+def _merged(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model of a LoRA adapter with the adapter folded in, and the adapter's own tokenizer if it has one."""
+    try:
+        from peft import PeftConfig, PeftModel
+    except ImportError:
+        raise ImportError(
+            f"{folder} is a LoRA adapter, not a model; python -m pip install peft, and it is merged when loaded; or "
+            "merge it where it was trained: model.merge_and_unload().save_pretrained(folder)"
+        ) from None
+    if not list(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} holds no adapter_model.safetensors; save the adapter with safe_serialization=True")
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if not base or not Path(base).is_dir() and (Path(base).is_absolute() or base.startswith(".")):
+        raise ValueError(f"{folder}: its base model is not there; name it in {ADAPTER}: base_model_name_or_path")
+    model, tokenizer = load_model(base)
+    if list(folder.glob("tokenizer*.json")):
+        tokenizer = read(AutoTokenizer, folder)
+    known, model = model.vocabulary, PeftModel.from_pretrained(model, folder).merge_and_unload(safe_merge=True)
+    check_model(model, f"model {folder}")
+    model.vocabulary = known
+    warn(
+        f"{folder}: a LoRA adapter, merged into its base model {Path(base).name}; what is saved is whole", stacklevel=3
+    )
     return model.eval(), tokenizer
 
 
@@ -199,6 +255,8 @@ def is_causal(name: str | Path) -> bool:
 
 def source(name: str | Path) -> tuple[str, dict]:
     """Folder or Hub id of a model, and the options to load it with. Raises TypeError, ValueError, FileNotFoundError."""
+    if str(name).lower().endswith(".gguf"):
+        raise ValueError(f"{name}: {GGUF}")
     folder = weights_folder() / str(name) if str(name) in shipped() else named_folder(name, "model")
     local = folder.is_dir()
     if not local and (folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1):
@@ -228,9 +286,11 @@ def add_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
 
 
 def _check_folder(folder: Path) -> None:
+    if list(folder.glob("*.gguf")) and not list(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder}: {GGUF}")
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{folder} holds no config.json; expected a folder written by save_pretrained")
-    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
+    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
     if pickled and not list(folder.glob("*.safetensors")):
         raise ValueError(
             f"{folder}: weights are pickled ({', '.join(pickled)}), which can run code when loaded, and are refused; "

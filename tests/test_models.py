@@ -2,14 +2,21 @@
 
 import json
 import re
+import sys
+import warnings
 
 import pytest
 import torch
-from conftest import make_model, make_roberta, make_tokenizer
+from conftest import MAKERS, make_model, make_roberta, make_tokenizer
 from test_causal import new_model
 from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     BertConfig,
+    BertForMaskedLM,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     ByT5Tokenizer,
     T5Config,
@@ -17,7 +24,7 @@ from transformers import (
 )
 
 from sani import load_model
-from sani.models import hidden_states, logits_at, positions
+from sani.models import FAMILIES, hidden_states, logits_at, positions
 
 
 @pytest.fixture
@@ -125,6 +132,101 @@ def slow_tokenizer(folder):
 def test_spoiled_folders_are_refused(spoil, message, folder):
     spoil(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_model(folder)
+
+
+def small(kind: str):
+    """A model of random weights of any family."""
+    sizes = {
+        "vocab_size": 160, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1,
+        "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2,
+    }  # fmt: skip
+    if kind == "distilbert":
+        sizes = {
+            "vocab_size": 160,
+            "dim": 16,
+            "hidden_dim": 16,
+            "n_layers": 2,
+            "n_heads": 2,
+            "max_position_embeddings": 64,
+        }
+    torch.manual_seed(0)
+    of = MODEL_FOR_CAUSAL_LM_MAPPING if FAMILIES[kind].causal else MODEL_FOR_MASKED_LM_MAPPING
+    return of[CONFIG_MAPPING[kind]](CONFIG_MAPPING[kind](**sizes)).eval()
+
+
+@pytest.mark.parametrize("kind", sorted(FAMILIES))
+def test_shards_in_half_precision_of_every_family(kind, tmp_path):
+    """Read whole, as float32, which is said; and the same bits again when saved and read back."""
+    tokenizer, made = make_tokenizer("wordpiece"), small(kind)
+    if FAMILIES[kind].causal:
+        tokenizer = MAKERS["wordpiece"]()
+        tokenizer.mask_token, tokenizer.bos_token, tokenizer.eos_token = None, "[CLS]", "[SEP]"
+    made.bfloat16().save_pretrained(tmp_path / "a", max_shard_size="10KB")
+    tokenizer.save_pretrained(tmp_path / "a")
+    assert len(list((tmp_path / "a").glob("model-*.safetensors"))) > 1
+    with pytest.warns(UserWarning, match="bfloat16 weights are loaded as float32"):
+        model, known = load_model(tmp_path / "a")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    for name, weight in made.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight.float()), name
+    model.save_pretrained(tmp_path / "b")
+    known.save_pretrained(tmp_path / "b")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again, _ = load_model(tmp_path / "b")
+    ids = torch.randint(5, 160, (1, 7))
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, again(ids).logits)
+
+
+def test_a_lora_adapter_is_merged_first(folder, tmp_path, monkeypatch):
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text("{}")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "peft", None)
+        with pytest.raises(ImportError, match="is a LoRA adapter, not a model; python -m pip install peft"):
+            load_model(tmp_path / "lora")
+    peft = pytest.importorskip("peft")
+    with pytest.raises(ValueError, match="no adapter_model.safetensors"):
+        load_model(tmp_path / "lora")
+    base, _ = load_model(folder)
+    config = peft.LoraConfig(
+        r=2, target_modules=["query", "value"], init_lora_weights=False, base_model_name_or_path=str(folder)
+    )
+    wrapped = peft.get_peft_model(BertForMaskedLM.from_pretrained(folder), config)
+    wrapped.save_pretrained(tmp_path / "lora")
+    with pytest.warns(UserWarning, match="a LoRA adapter, merged into its base model m"):
+        merged, tokenizer = load_model(tmp_path / "lora")
+    ids = torch.randint(5, 160, (2, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, wrapped.eval()(input_ids=ids).logits)
+        assert not torch.allclose(merged(ids).logits, base(ids).logits)
+    assert not hasattr(merged, "peft_config") and len(tokenizer) == 160
+    merged.save_pretrained(tmp_path / "whole")
+    assert (tmp_path / "whole" / "model.safetensors").exists()
+
+
+def test_what_was_made_for_running_is_refused(folder, tmp_path):
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g" / "model-Q4.gguf").write_bytes(b"GGUF")
+    for name in (tmp_path / "g", tmp_path / "g" / "model-Q4.gguf", "some/model.gguf"):
+        with pytest.raises(
+            ValueError, match="GGUF weights are made for running, not for training.*the checkpoint that"
+        ):
+            load_model(name)
+    change("config.json", quantization_config={"quant_method": "gptq", "bits": 4})(folder)
+    with pytest.raises(ValueError, match="quantised, so they cannot be trained"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("kind", [BertForSequenceClassification, BertForTokenClassification])
+def test_of_a_classifier_is_said_what_can_be_done(kind, folder):
+    kind(BertConfig(vocab_size=160, hidden_size=16, num_attention_heads=2, num_hidden_layers=1)).save_pretrained(folder)
+    with pytest.raises(
+        ValueError, match=f"A {kind.__name__} predicts no words.*neither measured nor repaired.*made from"
+    ):
         load_model(folder)
 
 
