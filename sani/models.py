@@ -1,6 +1,7 @@
 """Loading models, and where each family keeps its head, its transform and its last block."""
 
 import copy
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -154,7 +155,7 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     damaged, pickled, GGUF or do not belong together, a model without LM head (such as a classifier, whose encoder may
     have memorised its text all the same), and weights that are no numbers; ImportError for an adapter without `peft`.
     """
-    if isinstance(name, (str, Path)) and (Path(name).expanduser() / ADAPTER).is_file():
+    if isinstance(name, (str, Path)) and Path(os.path.expanduser(name), ADAPTER).is_file() and name != "":
         return _merged(named_folder(name))
     config = read(AutoConfig, name)
     if getattr(config, "quantization_config", None):

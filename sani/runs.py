@@ -196,6 +196,14 @@ def named_folder(path: str | Path, name: str = "run_dir") -> Path:
     return folder
 
 
+def named_file(path: str | Path) -> Path:
+    """A path that a user names, "~" spelled out. Raises ValueError where that is of no known user."""
+    found = Path(os.path.expanduser(path))
+    if str(found).startswith("~"):
+        raise ValueError(f"{path}: the home folder of no known user; write the path out")
+    return found
+
+
 # --- folders
 
 

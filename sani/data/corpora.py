@@ -17,14 +17,17 @@ from ..matching import KINDS
 from ..runs import checked, one_of
 from .grammars import SPLITS, clinical, emotions, stories
 from .hub_sets import EMOTION_SPLITS, HUB, read_books, read_emotions
-from .readers import Raw, as_span, data_files, read_n2c2, read_tab, read_user
+from .readers import Raw, as_span, data_files, read_n2c2_files, read_tab, read_user
 
 SYNTHETIC = {  # grammar, records by default
     "synthetic-clinical": (clinical, 200),
     "synthetic-stories": (stories, 300),
     "synthetic-emotions": (emotions, 2000),
 }
-LOCAL = {"n2c2-2006": (read_n2c2, ".xml"), "tab": (read_tab, ".json")}
+LOCAL = {
+    "n2c2-2006": (read_n2c2_files, ".xml"),
+    "tab": (lambda paths: chain.from_iterable(map(read_tab, paths)), ".json"),
+}
 SOURCES = (*SYNTHETIC, *LOCAL, *HUB)
 SUFFIXES = (".jsonl", ".json", ".csv", ".txt")
 SPAN = {"start": Value("int64"), "end": Value("int64"), "type": Value("string"), "kind": Value("string")}
@@ -41,7 +44,8 @@ def load_corpus(
 
     `records` keeps the first n; `seed` is for the synthetic sources, `split` for them ("private", the default, or
     "public") and for "emotion" ("train", "validation", "test"; by default the Hub's train, or all files of a folder).
-    `folder` (or a file) holds the data of "n2c2-2006" and "tab", and of "emotion" (.txt of lines `text;label`, or
+    `folder` (or a file) holds the data of "n2c2-2006" (all its files: of a record in a test file and in its ground
+    truth the annotated one is taken) and "tab", and of "emotion" (.txt of lines `text;label`, or
     .jsonl or .parquet in the Hub's format) and "bookcorpus" (a .txt per book, or .parquet with a row per sentence)
     where those shall not come from the Hub. `words` is for "bookcorpus": exactly so many words separated by white
     space, from the beginning (by default all of a folder, 77 million of the Hub), in records of about 1,000, whose
@@ -59,7 +63,7 @@ def load_corpus(
         found = ({**row, "where": name} for row in grammar.generate(records or usual, seed, split or "private"))
     elif name in LOCAL:
         read, suffix = LOCAL[name]
-        found = chain.from_iterable(map(read, data_files(Path(folder), (suffix,))))
+        found = read(data_files(Path(folder), (suffix,)))
     elif name in HUB:
         found = read_emotions(folder, split) if name == "emotion" else read_books(folder, words)
     else:

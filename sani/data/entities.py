@@ -16,7 +16,17 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from ..matching import KINDS
-from ..runs import checked, fingerprint, named_folder, one_of, private_folder, replacing, run_folder, write_provenance
+from ..runs import (
+    checked,
+    fingerprint,
+    named_file,
+    named_folder,
+    one_of,
+    private_folder,
+    replacing,
+    run_folder,
+    write_provenance,
+)
 from .corpora import check_corpus
 from .ner import PREFIX, load_tagger, open_classifier, words
 from .readers import RECORD, START, as_span, decoded, given, json_lines, parsed, spans_of
@@ -96,7 +106,7 @@ def read_spans(
     checked("threshold", threshold, float, 0, 1)
     where = "spans"
     if isinstance(source, (str, Path)):
-        where = path = Path(source).expanduser()
+        where = path = named_file(source)
         if not path.is_file() or path.suffix.lower() not in (".json", ".jsonl"):
             raise (ValueError if path.is_file() else FileNotFoundError)(f"{path}: not a .json or .jsonl file of spans")
         lines = path.suffix.lower() == ".jsonl"

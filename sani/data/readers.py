@@ -17,6 +17,7 @@ import defusedxml
 import defusedxml.ElementTree
 
 from ..matching import KINDS
+from ..runs import named_file
 from .term_files import csv_rows
 
 Raw = dict[str, Any]  # a raw record: see `raw_record`
@@ -30,6 +31,7 @@ START = ("start", "start_position", "start_offset", "start_char", "begin")
 END = ("end", "end_position", "end_offset", "end_char")
 TYPE = ("type", "entity_type", "entity_group", "label", "tag", "labels")
 COPY = ("entity_value", "span_text", "text")  # of what a span covers
+CORRECTED = "; the original training file of n2c2/i2b2 2006 has one: its providers have a corrected archive, use that"
 XML = "; for n2c2 XML use load_corpus('n2c2-2006', folder=…)"
 
 
@@ -43,7 +45,7 @@ def data_files(path: Path, suffixes: Collection[str]) -> list[Path]:
 
     Raises FileNotFoundError for no such file or folder, ValueError for no file of these suffixes or for some deeper.
     """
-    path, known = path.expanduser(), ", ".join(suffixes)
+    path, known = named_file(path), ", ".join(suffixes)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if not path.is_dir():
@@ -208,6 +210,31 @@ def spans_of(row: Mapping, where: str | Path) -> Sequence | None:
 # Annotated corpora in a format of their own
 
 
+def read_n2c2_files(paths: Sequence[Path]) -> Iterator[Raw]:
+    """Raw records of n2c2 files, each once: of a record in a test file and in its ground truth, the annotated one.
+
+    Raises ValueError, besides what `read_n2c2` raises, for a record_id of several texts or annotations.
+    """
+    if len(paths) == 1:
+        yield from read_n2c2(paths[0])
+        return
+    found: dict[Any, tuple[Path, Raw]] = {}
+    for path in paths:
+        for raw in read_n2c2(path):
+            there, one = found.setdefault(raw["record_id"], (path, raw))
+            if one is raw:
+                continue
+            same = one["text"].split() == raw["text"].split() and there != path
+            if not same or (one["identifiers"] and raw["identifiers"] not in ([], one["identifiers"])):
+                raise ValueError(
+                    f"{raw['where']}: record_id {raw['record_id']!r} occurs twice, with another text or other "
+                    f"annotations than in {there.name}; keep one of the files in the folder"
+                )
+            if raw["identifiers"] and not one["identifiers"]:
+                found[raw["record_id"]] = path, raw
+    yield from (raw for _, raw in found.values())
+
+
 def read_n2c2(path: Path) -> Iterator[Raw]:
     """Streams <ROOT><RECORD ID=…><TEXT>… <PHI TYPE=…>…</PHI> …</TEXT></RECORD></ROOT>."""
     n = 0
@@ -224,7 +251,10 @@ def read_n2c2(path: Path) -> Iterator[Raw]:
                     element.clear()  # keeps the memory to little more than one record
     except ParseError as error:
         line, column = error.position
-        raise ValueError(f"{path}, line {line}, column {column}: malformed XML ({ErrorString(error.code)})") from None
+        wrong = ErrorString(error.code)
+        raise ValueError(
+            f"{path}, line {line}, column {column}: malformed XML ({wrong})" + CORRECTED * (wrong == "mismatched tag")
+        ) from None
     except defusedxml.DefusedXmlException:
         raise ValueError(f"{path}: refused, for a <!DOCTYPE …> can exhaust memory or read files; remove it") from None
     except LookupError:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..blacklists import Blacklist
 from ..matching import KINDS
-from ..runs import checked, replacing
+from ..runs import checked, named_file, replacing
 from ..selection import AMBIGUOUS
 
 LINE_END = re.compile("\r\n|[\r\n]")
@@ -49,7 +49,7 @@ def read_terms(path: str | Path) -> Terms:
     Raises FileNotFoundError, and ValueError for another encoding, no term, another header, CSV without header, rows
     of another width, stray quotes, an unknown kind or match, or a term without letter or digit.
     """
-    path = Path(path).expanduser()
+    path = named_file(path)
     if not path.is_file():
         raise (ValueError if path.exists() else FileNotFoundError)(f"{path}: no blacklist file; {SHAPE}")
     try:
@@ -134,7 +134,7 @@ def random_ids(blacklist: Blacklist, path: str | Path) -> pd.Series:
     on. Ids that a file has already are kept, so the reports of one list speak of the same ones.
     Raises TypeError for another blacklist, ValueError for a file of another kind.
     """
-    path, known = Path(path).expanduser(), {}
+    path, known = named_file(path), {}
     terms = checked("blacklist", blacklist, Blacklist).terms(reveal=True)
     if path.exists():
         (_, header), *rows = [row for row in csv_rows(path.read_text(encoding="utf-8"), path) if row[1]] or [(1, [])]

@@ -1,8 +1,10 @@
 """The studies over several seeds, and what is written of them: `python -m sani.study ledger` (or costs, …)."""
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -11,12 +13,14 @@ from ..results import matrix
 from ..results.figures import save
 from ..results.statistics import FEWEST
 from ..results.tables import summary
-from ..runs import figures_folder
+from ..runs import figures_folder, private_folder, runs_folder
 from . import ablation, audit_claims, audits, costs, distillation, ledger, measured, method_claims, rates, runs
 from .claims import CLAIMS
 from .runs import Run
 from .setting import SETTINGS, Setting
 from .values import deltas_of, margins, write_margins
+
+PAGE = ("claims-matrix", "claims")  # the tables of `matrix.write`
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--corpus", type=Path, help="annotated .jsonl of your own: half pre-trains a base model")
             one.add_argument("--books", type=Path, help="use case B on a folder of .txt of your own, one per book")
             one.add_argument("--emotions", type=Path, help="with --books: the emotion corpus, a folder of text;label")
+            one.add_argument(
+                "--tracked", action="store_true", help="write a study of your own into figures/, not runs/"
+            )
             one.add_argument("--name", help="how to call that setting in the ledger (default: the file's name)")
         if run in (_ledger, _margins):
             one.add_argument("--again", action="store_true", help="measure anew what figures/measured holds")
@@ -69,9 +76,9 @@ def _ledger(arguments: argparse.Namespace) -> None:
         arguments.error(f"{error}: python -m sani.study margins, with the same options but other seeds")
     table, count = measured.results(setting, arguments.seeds, runs.all_runs(setting), arguments.jobs, arguments.again)
     claims = ledger.write(ledger.verdicts(table, setting, deltas))
-    matrix.write(claims)
+    matrix.write(claims, _page(arguments))
     ledger.save_figures(setting, table)
-    print(f"{count} runs made; figures/claims.*, figures/{ledger.prefix(setting)}_* and the tables are written")
+    print(f"{count} runs made; in {figures_folder()}: claims.*, {ledger.prefix(setting)}_* and the tables are written")
     whole = claims["setting"].eq(setting.name) & claims["id"].isin(CLAIMS)
     print(claims.loc[whole, ["id", "reading", "verdict"]].to_string(index=False))
 
@@ -82,7 +89,7 @@ def _margins(arguments: argparse.Namespace) -> None:
     wanted = [Run(setting.objectives[0]), *([Run("counterfactual")] if setting.epochs else [])]
     table, count = measured.results(setting, arguments.seeds, wanted, arguments.jobs, arguments.again)
     found = write_margins(margins(table, setting))
-    print(f"{count} runs made; figures/margins.csv is written\n{found.to_string(index=False)}")
+    print(f"{count} runs made; {figures_folder() / 'margins.csv'} is written\n{found.to_string(index=False)}")
 
 
 def _rates(arguments: argparse.Namespace) -> None:
@@ -95,9 +102,39 @@ def _rates(arguments: argparse.Namespace) -> None:
 def _audit(arguments: argparse.Namespace) -> None:
     setting = _setting(arguments)
     found = audit_claims.verdicts(audits.table(setting, arguments.seeds, arguments.jobs), setting)
-    matrix.write(ledger.write(found))
-    whole = found["id"].isin(audit_claims.AUDITED)
-    print(f"figures/claims.* are written\n{found.loc[whole, ['id', 'reading', 'verdict']].to_string(index=False)}")
+    matrix.write(ledger.write(found), _page(arguments))
+    whole = found.loc[found["id"].isin(audit_claims.AUDITED), ["id", "reading", "verdict"]]
+    print(f"{figures_folder()}/claims.* are written\n{whole.to_string(index=False)}")
+
+
+def _own(arguments: argparse.Namespace) -> bool:
+    """Whether a study is of text of one's own, whose results go beside its runs."""
+    asked = vars(arguments)
+    return bool(asked.get("corpus") or asked.get("books")) and not asked["tracked"]
+
+
+def _page(arguments: argparse.Namespace) -> Path | None:
+    """The page of results of a study of one's own, made if it is not there; None for that of the repository."""
+    if not _own(arguments):
+        return None
+    page = figures_folder() / "README.md"
+    if not page.exists():
+        tables = "".join(f"\n<!-- {name}: written here -->\n\n<!-- end of {name} -->\n" for name in PAGE)
+        page.write_text(f"# The claims on text of your own\n{tables}", encoding="utf-8")
+    return page
+
+
+@contextmanager
+def _beside_the_runs(arguments: argparse.Namespace) -> Iterator[None]:
+    """Have a study of text of one's own write to runs/figures, which git does not track, unless SANI_FIGURES says."""
+    if not _own(arguments) or os.environ.get("SANI_FIGURES"):
+        yield
+        return
+    os.environ["SANI_FIGURES"] = str(private_folder(runs_folder() / "figures"))
+    try:
+        yield
+    finally:
+        del os.environ["SANI_FIGURES"]
 
 
 def _forgetting(arguments: argparse.Namespace) -> None:
@@ -111,9 +148,9 @@ def _forgetting(arguments: argparse.Namespace) -> None:
         results, _ = measured.results(one, seeds, method_claims.wanted(one), jobs)
         of_all.append((audits.table(one, seeds, jobs, of=method_claims.audited(one)), results))
     found = method_claims.verdicts(*of_all[0], setting, deltas, of_all[1])
-    matrix.write(ledger.write(found))
-    whole = found["id"].isin(method_claims.FORGETTING)
-    print(f"figures/claims.* are written\n{found.loc[whole, ['id', 'verdict']].to_string(index=False)}")
+    matrix.write(ledger.write(found), _page(arguments))
+    whole = found.loc[found["id"].isin(method_claims.FORGETTING), ["id", "verdict"]]
+    print(f"{figures_folder()}/claims.* are written\n{whole.to_string(index=False)}")
 
 
 def _setting(arguments: argparse.Namespace) -> Setting:
@@ -162,7 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
     chosen.seeds = list(dict.fromkeys(chosen.seeds))
     try:
-        found = chosen.run(chosen)
+        with _beside_the_runs(chosen):
+            found = chosen.run(chosen)
     except KeyboardInterrupt:
         sys.exit("stopped; finished runs are kept, and the same command goes on from here")
     if found is not None:

@@ -95,6 +95,43 @@ def test_n2c2_folder_and_prefix(tmp_path):
     assert load_corpus("n2c2-2006", folder=tmp_path, records=4)["record_id"] == ["a0", "a1", "a2", "b0"]
 
 
+def n2c2(records):
+    return (
+        "<ROOT>" + "".join(f"<RECORD ID='{i}'><TEXT>{text}</TEXT></RECORD>" for i, text in records.items()) + "</ROOT>"
+    )
+
+
+def test_a_whole_n2c2_folder_loads_each_record_once(tmp_path):
+    """Train, test and ground truth: the last two share ids, and the truth is the annotated one, whatever the order."""
+    truth = {"7": "Seen by <PHI TYPE='DOCTOR'>Vann</PHI>.", "8": "No name."}
+    plain = {i: re.sub("<[^>]*>", "", text) for i, text in truth.items()}
+    for name, records in (("c_train", {"1": "<PHI TYPE='AGE'>71</PHI>"}), ("a_test", plain), ("b_truth", truth)):
+        write(tmp_path / f"{name}.xml", n2c2(records))
+    rows = load_corpus("n2c2-2006", folder=tmp_path)
+    assert rows["record_id"] == ["7", "8", "1"] and [len(spans) for spans in rows["identifiers"]] == [1, 0, 1]
+    (tmp_path / "a_test.xml").rename(tmp_path / "d_test.xml")
+    assert {row["record_id"]: len(row["identifiers"]) for row in load_corpus("n2c2-2006", folder=tmp_path)} == {
+        "7": 1, "8": 0, "1": 1,
+    }  # fmt: skip
+    for other in ({"7": "Seen by Hill."}, {"7": "Seen by <PHI TYPE='PATIENT'>Vann</PHI>."}):
+        write(tmp_path / "e.xml", n2c2(other))
+        with pytest.raises(ValueError, match="e.xml, record 1: record_id '7' occurs twice, with another text or other"):
+            load_corpus("n2c2-2006", folder=tmp_path)
+
+
+def test_a_home_of_nobody_is_named():
+    for name in ("~nobody-of-this-name/x", "~nobody-of-this-name/x.jsonl"):
+        with pytest.raises(ValueError, match="home folder of no known user"):
+            load_corpus(name)
+
+
+def test_a_file_of_the_benchmark_names_its_call(tmp_path):
+    (tmp_path / "echr_dev.json").write_bytes((DATA / "tab.json").read_bytes())
+    for path in (tmp_path / "echr_dev.json", tmp_path):
+        with pytest.raises(ValueError, match=r"Text Anonymization Benchmark use load_corpus\('tab', folder=…\)"):
+            load_corpus(path)
+
+
 def test_n2c2_is_streamed_and_deep_nesting_is_no_problem(tmp_path):
     path = tmp_path / "big.xml"
     with path.open("w") as out:
@@ -719,7 +756,10 @@ def test_bad_user_files(tmp_path, name, content, message):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ((DATA / "n2c2_malformed.xml").read_bytes(), r"a\.xml, line 4, column \d+: malformed XML \(mismatched tag\)"),
+        (
+            (DATA / "n2c2_malformed.xml").read_bytes(),
+            r"a\.xml, line 4, column \d+: malformed XML \(mismatched tag\); .*corrected archive",
+        ),
         ((DATA / "n2c2_bomb.xml").read_bytes(), r"a\.xml: .*refused"),
         (f'<!DOCTYPE R SYSTEM "file:///{SECRET}"><R><RECORD/></R>', "refused"),
         (f'<!DOCTYPE R [<!ENTITY x SYSTEM "file:///{SECRET}">]><R>&x;</R>', "refused"),

@@ -1,6 +1,7 @@
 """The ledger as a file, and a command that writes what it says."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -182,12 +183,16 @@ def test_the_command_on_a_corpus_of_ones_own(home, monkeypatch, capsys, tmp_path
             file.write(json.dumps({"text": row["text"], "record_id": row["record_id"],
                                    "identifiers": row["identifiers"]}) + "\n")  # fmt: skip
     command.main(["ledger", "--seeds", "0", "--jobs", "1", "--corpus", str(path), "--name", "my records"])
-    table = pd.read_csv(home / "figures" / "claims.csv")
-    assert set(table["setting"]) == {"my records"}
-    assert (home / "figures" / "use_case_a_my_records_frame.png").exists()
+    at = home / "runs" / "figures"
+    table = pd.read_csv(at / "claims.csv")
+    assert set(table["setting"]) == {"my records"} and "undecided" in (at / "README.md").read_text(encoding="utf-8")
+    assert (at / "use_case_a_my_records_frame.png").exists()
+    # What git tracks is as it was.
+    assert {path.name for path in (home / "figures").iterdir()} == {"README.md", "margins.csv"}
+    assert (home / "figures" / "README.md").read_text(encoding="utf-8") == MARKERS and "SANI_FIGURES" not in os.environ
     terms = set(Blacklist.from_annotations(load_corpus(path)).terms(reveal=True)["term"])
-    written = "".join(p.read_text(encoding="utf-8") for p in (home / "figures").glob("*.csv"))
-    assert not [term for term in terms if len(term) > 4 and term in written]
+    written = "".join(p.read_text(encoding="utf-8") for p in at.glob("*.csv"))
+    assert written and not [term for term in terms if len(term) > 4 and term in written]
 
 
 def books(folder, texts):
@@ -224,6 +229,7 @@ def test_the_command_on_books_of_ones_own(home, monkeypatch, capsys, tmp_path):
         str(emotions),
         "--name",
         "my books",
+        "--tracked",
     ]
     command.main(options)
     table = pd.read_csv(home / "figures" / "claims.csv")
