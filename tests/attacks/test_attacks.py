@@ -207,7 +207,7 @@ def turned(base, leaky, strength: float):
     return made
 
 
-@pytest.mark.parametrize("attack", ["retie-relearn", "graft-relearn", "benign-relearn"])
+@pytest.mark.parametrize("attack", ["retie-relearn", "benign-relearn"])
 def test_short_trainings_find_what_is_inside_and_nothing_where_there_is_nothing(made, attack, monkeypatch):
     """One rate, one epoch; a leaking model, one that never read the names, other names, one that avoids them."""
     for name, value_ in (("RATES", (1,)), ("EPOCHS", (1,))):
