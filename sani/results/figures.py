@@ -20,6 +20,7 @@ from .drawings.erasure import erasure
 from .drawings.exposure import exposure
 from .drawings.frames import fine_tune, frame
 from .drawings.identifiers import contexts, memory, recall, sani, tradeoff
+from .drawings.methods import methods
 from .drawings.pretrained import cost, frequency, generation, unlearning
 from .drawings.rates import rates
 from .drawings.style import LONG, STYLE, dress, errors, label_of, panels, points, style_of
@@ -119,6 +120,7 @@ def bars(table: pd.DataFrame) -> Figure:
 DRAWINGS = (
     quickstart, fine_tune, sani, recall, contexts, frame, tradeoff, memory, exposure, unlearning, frequency, generation,
     cost, ablation, effects, sweep, distillation, demo, erasure, claims, rates, audit,
+    methods,
 )  # fmt: skip
 # What draws a table, by how its name ends.
 DRAW = {drawing.__name__: drawing for drawing in DRAWINGS} | {"data_prep": bars, "blacklist": bars}
