@@ -90,7 +90,7 @@ def attack_lines(inputs: Inputs, asked: dict, a_pass: float) -> list[str]:
         f"attacks: {len(costs)} on {models} models, {passes:.3g} passes each, {adds:.2g} multiply-adds: "
         f"{_minutes(models * passes * a_pass)} ({', '.join(costs) or 'none'})"
     ]
-    return said + [f"  not run: {name} {reason.rstrip('=')}" for name, reason in why.items()]
+    return said + [f"  not run: {name} {stages.in_options(reason, inputs)}" for name, reason in why.items()]
 
 
 def _minutes(seconds: float) -> str:

@@ -200,7 +200,7 @@ def attack_table(attacks: list[dict]) -> list[str]:
     head = ("attack", "verdict", "metric", "value", "95 % interval", "chance", "before")
     rows = [head]
     for row in attacks:
-        metric = " ".join(filter(None, (row["metric"], row["kind"], row["context"]))) or row["why"].rstrip("=")
+        metric = " ".join(filter(None, (row["metric"], row["kind"], row["context"]))) or row["why"]
         between = "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
         numbers = (number(row["value"]), between, number(row["chance"]), number(row["leak"]))
         rows.append((row["attack"], row["verdict"], metric, *numbers))

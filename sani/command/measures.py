@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from ..evaluation import Report, bootstrap, evaluate
+from ..evaluation import Report, evaluate
 from ..exposure import NAMES
 from ..models import family
 from ..predictions import layout, passes, portions
+from ..resampling import draws, interval
 
 # metric and context of `evaluation.Report.counts`, in the order of a report.
 TAKEN = (
@@ -51,7 +52,7 @@ def negative_log_likelihood(
         return math.nan, math.nan, math.nan, 0
     _, of = np.unique(record, return_inverse=True)
     sums = np.column_stack((np.bincount(of, loss), np.bincount(of)))
-    return float(loss.mean()), *bootstrap(sums), len(loss)
+    return float(loss.mean()), *interval(draws(sums)), len(loss)
 
 
 def measured(model: PreTrainedModel, blocks: Dataset, seed: int = 0, progress: bool = True) -> list[dict]:

@@ -103,7 +103,7 @@ def _version(name: str) -> str | None:
 def not_done(inputs: Inputs, found: Mapping) -> list[dict]:
     """What was not done, and why: models and texts that were not given, attacks not run, and what no option does."""
     rows = [
-        {"what": f"attack {row['attack']}: {row['summary']}", "why": row["why"].replace("=", "")}
+        {"what": f"attack {row['attack']}: {row['summary']}", "why": row["why"]}
         for row in found["attacks"]
         if row["verdict"] == "not run"
     ]

@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -110,7 +111,16 @@ def audited(
 ) -> Audit:
     """The attacks on a model that the inputs and the budget allow."""
     more = {"before": before, "budget": budget(inputs, asked), "seed": asked["seed"], "progress": progress}
-    return audit(model, inputs.blocks, **more, **given(inputs))
+    found = audit(model, inputs.blocks, **more, **given(inputs))
+    found.attacks["why"] = found.attacks["why"].map(lambda why: in_options(why, inputs))
+    return found
+
+
+def in_options(why: str, inputs: Inputs) -> str:
+    """Why an attack is not run, in the words of the command's options."""
+    an_epoch = 3 * pass_cost(inputs.model, inputs.blocks)
+    why = re.sub(r"budget=(\S+)", lambda budget: f"--audit-epochs {math.ceil(float(budget[1]) / an_epoch)}", why)
+    return why.rstrip("=")
 
 
 def budget(inputs: Inputs, asked: dict) -> float:

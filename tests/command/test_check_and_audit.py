@@ -33,7 +33,7 @@ def test_check_tells_what_the_list_covers_and_what_a_run_takes_and_trains_nothin
         assert "1 stand nowhere in the text: line 5\n" in said
         assert "1 stand there only nearly (spelling, order): line 6\n" in said
         assert "repair: 1 epochs" in said and "multiply-adds" in said and "GB" in said
-        assert re.search(r"attacks: \d+ on 3 models", said) and "not run: relearn needs a budget" in said
+        assert re.search(r"attacks: \d+ on 3 models", said) and "it is run with --audit-epochs" in said
         assert "quorn" not in (said + errors).lower() and not leaks(said + errors, telling(blacklist))
         assert not tried and not list((tmp_path / "runs").glob("sanitize-*")), "it began to work"
         code, said, _ = check(at, "--reveal", listed="mixed.csv")
@@ -48,7 +48,7 @@ def test_the_estimate_of_passes_is_the_audits_own(job, tmp_path, monkeypatch):
     (head, *not_run) = checking.attack_lines(inputs, {"audit_epochs": 1.0}, a_pass=60.0)
     names = re.search(r"\((.+)\)$", head)[1].split(", ")
     passes = sum(sani.auditing.ATTACKS[name].passes[False] for name in names)
-    assert passes <= 3 and f"{passes:g} passes each" in head and f"about {round(2 * passes + 0.49)} min" in head
+    assert passes <= 3 and f"{passes:.3g} passes each" in head and f"about {round(2 * passes + 0.49)} min" in head
     assert {line.split()[2] for line in not_run} == set(sani.auditing.ATTACKS) - set(names)
 
 
