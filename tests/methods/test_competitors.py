@@ -8,6 +8,7 @@ import torch
 from conftest import make_corpus, make_model, spans
 from datasets import Dataset
 from test_causal import new_model
+from test_erasure import MODELS
 from test_training import same, weights
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
@@ -24,7 +25,7 @@ from sani.methods.neurons import feed_forward, read_at, silence
 from sani.methods.npo import BETA, NPO
 from sani.methods.scrub import ALPHA, GAMMA, MAX_EPOCHS, SCRUB
 from sani.methods.selective_pruning import importance
-from sani.models import clone, logits_at
+from sani.models import clone, family, logits_at, untie
 
 NAMES, WARDS = (
     "adams baker clark davis evans frank green harris".split(),
@@ -363,3 +364,21 @@ def test_costs_are_what_the_passes_of_a_method_say(toy):
     assert multiply_adds(toy.leaky, toy.blocks, "selective-pruning") == pytest.approx(5 * pass_of_a_row, rel=0.1)
     dear, cheap = (epochs_within(toy.leaky, toy.blocks, method, 4, batch_size=8) for method in ("npo", "cf-k"))
     assert dear == pytest.approx(3, rel=0.1) and cheap == pytest.approx(6, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", [*MODELS, "gpt2", "llama"])
+def test_every_family_shows_its_neurons_and_what_its_last_block_and_head_are(kind):
+    model = MODELS[kind]() if kind in MODELS else new_model(kind, 40)
+    layers = feed_forward(model)
+    width = 64 if kind == "gpt2" else 32
+    assert len(layers) == 2 and all(layer.weight.numel() == 16 * width for layer in layers.values())
+    assert silence(model, torch.rand(2, width), 5).sum() == 5
+    untied = untie(clone(model))
+    last, blocks = last_layers._last(untied), family(model).blocks
+    first = {name for name, _ in untied.named_parameters()} - last.keys()
+    assert not any(name.startswith(f"{blocks}.1.") for name in first)
+    assert all(name.startswith(f"{blocks}.0.") or "emb" in name or ".wte." in name or ".wpe." in name for name in first)
+    assert any(weight is untied.get_output_embeddings().weight for weight in last.values())
+    assert not any(name.startswith(f"{blocks}.0.") or "embed" in name and "lm_head" not in name for name in last)
+    fresh = dict(type(untied)(untied.config).named_parameters())
+    assert all(fresh[name].shape == weight.shape for name, weight in last.items())
