@@ -92,6 +92,9 @@ def sanitize(
 ) -> PreTrainedModel:
     """Make a model forget the blacklist of its blocks, by one of METHODS; returns a new model.
 
+    `sani` is the paper's. With the model before fine-tuning at hand (`base`) `return-anchor` and, where names share
+    their tokens with ordinary words, `rewind-anchor` leave less to attacks; without it `sani-equalise`.
+
     target, fraction, fill: as in `erase`; `neurons` are the paper's `random` ones, the `magnitude` by their weights, or
     the most `activation` on listed terms. `base`, the model before fine-tuning, and `counterfactual_blocks` are for the
     controls that start from them; `counterfactual` trains `training_epochs`. `logit-filter` returns the same weights
