@@ -32,9 +32,8 @@ class Report:
     kind: direct, indirect, confidential or all; none for utility; of exposure also `names` and each annotated type.
     spans: `scored` (annotated spans, for kinds that have some; else the matcher's hits) and `matched` (all of the
     matcher's hits). context: `visible` (other mentions of the term in the row readable); `isolated` (hidden: with a
-    masked model all listed terms of the row, with a causal one the earlier mentions of the same term and of others that
-    recur in the row, see `predictions._isolated`); for causal models also `padded` (no listed term of the row readable,
-    as in PPCLM).
+    masked model all listed terms of the row, with a causal one earlier mentions of this term and of others that recur,
+    see `predictions._isolated`); for causal models also `padded` (no listed term of the row readable, as in PPCLM).
     metric: `in_place`; `elsewhere_sensitive` and `elsewhere_ordinary`, units that come out as another listed term;
     `paper`, both, over the iterations; `partial`, by token; `exposure`, the mean over the units that have alternatives
     (`count` of `total`; of a causal model at most SAMPLE are drawn), and `exposure_rare`, over those of terms of at
@@ -126,7 +125,7 @@ def evaluate(
     """Predict every unit of the blocks exactly once and count what comes back.
 
     A masked model predicts each unit masked in one of 7 folds; a causal one each token after the true ones before it,
-    in at most three passes over the rows; its exposure, a pass per alternative of 300 units, comes on top.
+    in three passes over the rows at most, its exposure apart.
 
     `base` (a model, or its report on the same blocks) adds `excess`: in_place minus the base model's on the same
     units. `heldout` (blocks of persons never trained on) adds utility_heldout and utility_all_heldout. `reveal=True`
