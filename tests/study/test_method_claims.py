@@ -4,12 +4,13 @@ import pandas as pd
 import pytest
 
 from sani.study.audit_claims import Found
-from sani.study.method_claims import FORGETTING, OURS, audited, cheap, conditions, run_of, verdicts, wanted
+from sani.study.method_claims import FORGETTING, audited, cheap, conditions, run_of, verdicts, wanted
 from sani.study.runs import folder
 from sani.study.setting import SETTINGS
 from sani.study.values import Values
 
 TINY, SEEDS, DELTAS = SETTINGS["tiny"], range(20, 25), {"in_place": 0.01, "paper": 0.01}
+OURS = "return-anchor"  # of a masked model
 
 
 def attacks(**changes) -> pd.DataFrame:
@@ -56,8 +57,8 @@ def judged(claim: str, of_attacks=None, **changes) -> list[str]:
     ("claim", "of_attacks", "at", "expected"),
     [
         ("E1", {}, {}, ["holds"]),
-        ("E1", {"rewind_anchor": 0.6}, {}, ["contradicted"]),  # one attack brings it back
-        ("E1", {"rewind_anchor": 0.4}, {}, ["contradicted"]),  # suppression is a distance too
+        ("E1", {"return_anchor": 0.6}, {}, ["contradicted"]),  # one attack brings it back
+        ("E1", {"return_anchor": 0.4}, {}, ["contradicted"]),  # suppression is a distance too
         ("E1", {"unprotected": 0.5}, {}, ["not testable"]),
         ("E2", {}, {}, ["holds"] * 3),
         ("E2", {}, {(OURS, "utility", "none"): 0.85}, ["contradicted", "holds", "holds"]),
