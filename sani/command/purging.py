@@ -11,16 +11,26 @@ from ..runs import LOCK, runs_folder
 HOLD = (("params.yaml", "provenance.json"), ("params.yaml", "metrics.parquet"), ("blocks.json",), ("words-*.parquet",))
 NAMED = re.compile(r"\.?[\w.-]+-[0-9a-f]{16}(\.part|\.lock)?")
 FIGURES = (".svg", ".png", ".csv", ".md")
+MEASURED = "measured"  # the folder of figures/ with what each seed measured
 
 
 def is_ours(path: Path) -> bool:
     """Whether this project made something that lies in runs/."""
-    if path.name == "figures":  # of notebooks
-        return path.is_dir() and all(file.suffix in FIGURES for file in path.iterdir())
+    if path.name == "figures":  # of notebooks, and of a study of one's own, with what it measured
+        return path.is_dir() and all(file.suffix in FIGURES for file in _under(path))
     if not path.is_dir():
         return path.suffix == ".lock" and NAMED.fullmatch(path.name) is not None and not path.stat().st_size
     named = NAMED.fullmatch(path.name) is not None
     return named or (path / LOCK).exists() or any(all(any(path.glob(n)) for n in names) for names in HOLD)
+
+
+def _under(figures: Path) -> list[Path]:
+    """What a folder of figures holds, but the tables of what was measured."""
+    found = [*figures.iterdir()]
+    kept = figures / MEASURED
+    if kept.is_dir() and not kept.is_symlink() and all(file.suffix == ".parquet" for file in kept.iterdir()):
+        found.remove(kept)
+    return found
 
 
 def purge(sure: bool = False) -> int:
