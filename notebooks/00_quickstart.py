@@ -23,7 +23,7 @@
 #
 # - **Shows** what a leaking model regurgitates, what SANI leaves of it, and four controls beside it.
 # - **Needs** nothing but this repository: the patients are synthetic, the weights ship with it.
-# - **Writes** `runs/figures/00_quickstart.{csv,svg,png}`, and blocks under `runs/` (text in clear, readable by you alone).
+# - **Writes** `runs/figures/00_quickstart.{csv,svg,png}`, and blocks under `runs/` (plain text, readable by you alone).
 # - **Takes** under 90 seconds and 1.5 GB on two cores.
 
 # %% tags=["parameters"]
@@ -76,8 +76,9 @@ blacklist.coverage(corpus).round(3)
 # %% [markdown]
 # ## What does it regurgitate?
 # Every word and every blacklisted term of the corpus is masked once and predicted; a term counts as regurgitated when
-# the model fills in the whole of it. Below are terms that it predicts although no other mention of them is readable
-# in the row (*isolated*), and that the base model, before fine-tuning, does not: the most frequent first.
+# the model fills in the whole of it. *Visible*: the other listed terms of the row can be read. *Isolated*: all listed
+# terms of the row are masked too. Below are terms that it predicts in isolation and that the base model, before
+# fine-tuning, does not: the most frequent first.
 
 # %%
 reports = {"base": sani.evaluate(base, blocks, heldout=unseen, seed=seed)}
@@ -98,6 +99,13 @@ shown
 # ## Erase, then repair
 # One call. The same options serve the control that is trained from the base model with the repair's objective for
 # the same number of epochs.
+#
+# | control | what it tells |
+# |---|---|
+# | base | the model before fine-tuning: what can be guessed without memory |
+# | retrain at equal cost | trained from the base with the repair's objective, as long as the repair: was unlearning worth it? |
+# | counterfactual | fine-tuned on the same text with every annotated (direct) identifier replaced: the chance level of one that never saw them |
+# | logit filter | the unprotected model with listed terms banned when it answers: nothing is forgotten, only hidden |
 
 # %%
 options = dict(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
@@ -111,14 +119,6 @@ for method, model in models.items():
     reports[method] = sani.evaluate(model, blocks, base=reports["base"], heldout=unseen, seed=seed)
 
 # %% [markdown]
-# | control | what it tells |
-# |---|---|
-# | base | the model before fine-tuning: what can be guessed without memory |
-# | retrain at equal cost | trained from the base with the repair's objective, as long as the repair: was unlearning worth it? |
-# | counterfactual | fine-tuned on the same text with every annotated (direct) identifier replaced: the chance level of one that never saw them |
-# | logit filter | the unprotected model with listed terms banned when it answers: nothing is forgotten, only hidden |
-
-# %% [markdown]
 # ## Before, after, and the controls
 
 # %%
@@ -129,13 +129,15 @@ table.pivot(index="method", columns=["metric", "context"], values="value").loc[l
 figures.present(
     "00_quickstart",
     table,
-    "Two dot plots by method: share of direct identifiers regurgitated, and utility; the values stand in the table.",
+    "Three dot plots by method: direct identifiers regurgitated, exposure of names, utility; values in the table.",
 )
 
 # %% [markdown]
-# *Share of direct identifiers that each model predicts whole where they stand (left; filled markers with other
-# mentions in the row readable, hollow ones with them masked too) and its token accuracy outside the blacklist (right).
-# Bars: 95 % bootstrap intervals over records, one seed.*
+# *Left: direct identifiers that each model predicts whole at their own position (`in_place`; filled: visible, hollow:
+# isolated), and ×: the paper's count, `paper`, which adds to these the places of the text where another listed term or an
+# ordinary word stands and a listed term is predicted, over the same number of direct identifiers. Middle: exposure of
+# names, explained below. Right: utility, the share of other tokens predicted right. Bars: 95 % bootstrap intervals over
+# records, one seed.*
 #
 # The same blanks as above, filled in by the sanitised model:
 
@@ -145,10 +147,10 @@ shown[["truth", "unprotected predicts", "SANI predicts"]]
 
 # %% [markdown]
 # ## Forgotten, or no longer predicted?
-# *Exposure* asks for more than the likeliest word: of other listed names of the same kind, length and frequency, how many
-# does the model find less likely than the true one? 0.5 means that nothing is remembered of who stands where. And the
-# erasure separated the output matrix from the input embeddings, which the repair left as they were for listed terms:
-# one line copies them back.
+# *Exposure* asks for more than the likeliest word: of other listed names of the same kind, length and frequency, which
+# share does the model find less likely than the true one? 0.5: the true name ranks no better than the others; 1: always
+# above all of them. And the erasure separated the output matrix from the input embeddings, which were not erased: one
+# line copies them back.
 
 # %%
 reports["sani, re-tied"] = sani.evaluate(retie(clone(models["sani"])), blocks, heldout=unseen, seed=seed)
@@ -198,9 +200,10 @@ assert reports["logit-filter"].regurgitation == 0
 # **Shown**, on one small model, one synthetic corpus and one seed: how much of the *listed* terms the model still
 # predicts in the contexts of its own training text, before and after, next to what a model that never saw them predicts by chance.
 #
-# **Not shown**: that the model is anonymous. It was not asked in other contexts or by an attacker who retrains it; a
-# term that is not on the blacklist stays as it was; nothing here says whether the terms are deleted from the weights
+# **Not shown**: that the model is anonymous. It was not tested in other contexts or by an attacker who retrains it; a
+# term that is not on the blacklist is not forgotten; nothing here says whether the terms are deleted from the weights
 # or merely no longer predicted. A rate *below* the chance level is a sign of the latter: a model that had simply never read
 # the terms would still guess some of them. What utility costs on persons it was not trained on stands beside it.
 # Intervals over records do not cover what another seed, corpus or model would give, and the paper's other methods
-# (`repair-only`, `pruning`) are a word away: `sani.sanitize(leaky, blocks, method="pruning", …)`.
+# (`repair-only`, `pruning`) take one changed argument: `sani.sanitize(leaky, blocks, method="pruning", …)`.
+# Methods that leave less to attacks, ours and others', are in [13_methods](13_methods.ipynb).

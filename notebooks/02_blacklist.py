@@ -17,7 +17,7 @@
 # %% [markdown]
 # # 02 · The blacklist: what is to be forgotten
 #
-# The *blacklist* is the list of terms (words and groups of words) that a model shall forget. SANI forgets listed terms
+# The *blacklist* is the list of terms (words and groups of words) that a model should forget. SANI forgets listed terms
 # and no others, so the list decides what the result is worth.
 #
 # - **Shows** how a term is found, three ways to make a blacklist, what each finds in the text, how much text it makes untrainable, and which
@@ -93,7 +93,7 @@ indirect
 # %% [markdown]
 # ## From a file
 # A list made elsewhere, by hand or by another tool. Without one, the two lists above are saved and read back here: a
-# saved list holds the terms in clear, so keep it as you keep the text.
+# saved list holds the terms in plain text, so keep it as you keep the text.
 
 # %%
 with tempfile.TemporaryDirectory() as place:
@@ -141,7 +141,8 @@ figures.present(
 # *For each list: its terms, how often they stand in the private corpus, and the share of its words they cover.*
 #
 # ## Which terms also stand where nobody annotated them?
-# A collision is either an identifier that the annotators missed or an innocent word that will be forgotten too. The
+# A collision is either an identifier that the annotators missed or an ordinary word. With `match` = everywhere it will be
+# forgotten too; with `match` = span (numbers, single common words) a term counts only where it was annotated. The
 # preview shows counts; with `reveal=True` it shows the terms.
 
 # %%

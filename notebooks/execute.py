@@ -5,6 +5,7 @@ of the .py it was run from, so that a test can tell stale outputs.
 """
 
 import base64
+import copy
 import hashlib
 import io
 import os
@@ -19,6 +20,8 @@ import papermill
 import PIL.Image
 
 HERE = Path(__file__).resolve().parent
+MOST = 300_000  # bytes of an executed notebook
+COLOURS = (256, 128, 64, 32, 16)  # of its pictures: as many as fit
 
 
 def blob_hash(path: Path) -> str:
@@ -27,31 +30,37 @@ def blob_hash(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def small(outputs: list) -> list:
-    """Outputs with their pictures in few colours, as long as the notebook is to be read over the web."""
+def small(outputs: list, colours: int) -> list:
+    """Outputs with their pictures in fewer colours, as long as the notebook is to be read over the web."""
     for output in outputs:
         if (picture := output.get("data", {}).get("image/png")) is not None:
             into = io.BytesIO()
             with PIL.Image.open(io.BytesIO(base64.b64decode(picture))) as image:
                 image.thumbnail((820, 4000))
-                image.convert("RGB").quantize(24, dither=PIL.Image.Dither.NONE).save(into, "PNG", optimize=True)
+                image.convert("RGB").quantize(colours, dither=PIL.Image.Dither.NONE).save(into, "PNG", optimize=True)
             output["data"]["image/png"] = base64.b64encode(into.getvalue()).decode()
     return outputs
 
 
 def clean(notebook: nbformat.NotebookNode, source: Path) -> nbformat.NotebookNode:
-    """Without progress bars, timings, widget state and empty tags; with the hash of its source."""
+    """Without progress bars, timings, widget state and empty tags; with the hash of its source, and fit for the web."""
     for cell in notebook.cells:
         cell.metadata = nbformat.NotebookNode({"tags": tags} if (tags := cell.metadata.get("tags")) else {})
         if cell.cell_type == "code":
-            kept = [o for o in cell.outputs if o.get("name") != "stderr" and "widget" not in str(o.get("data"))]
-            cell.outputs = small(kept)
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and "widget" not in str(o.get("data"))]
     notebook.metadata = nbformat.NotebookNode(
         kernelspec=notebook.metadata.kernelspec,
         language_info={"name": "python"},
         sani={"source_blob": blob_hash(source)},
     )
-    return notebook
+    for colours in COLOURS:
+        found = copy.deepcopy(notebook)
+        for cell in found.cells:
+            if cell.cell_type == "code":
+                cell.outputs = small(cell.outputs, colours)
+        if len(nbformat.writes(found)) <= MOST:
+            break
+    return found
 
 
 def execute(source: Path) -> None:
