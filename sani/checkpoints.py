@@ -91,6 +91,8 @@ class State:
         key = parameters | {
             "blocks": keyed(tensors_fingerprint(read, str(read["input_ids"].shape))),
             "model": model_fingerprint(model),
+            "tied": model.get_output_embeddings().weight is model.get_input_embeddings().weight,
+            "frozen": [name for name, weight in model.named_parameters() if not weight.requires_grad],
             "source": code_fingerprint("sani.training"),
         }
         if not resume and main:

@@ -107,7 +107,7 @@ OBJECTIVES = {
     "clm": Objective(clm, ("word_ids",), causal=True, spares=False),
     "ppclm": Objective(ppclm, ("unit_ids", "sensitive"), causal=True, spares=True),
     "both-mlm": Objective(both, ("unit_ids", "sensitive"), causal=False, spares=False, needs_loss=True),
-    "both-clm": Objective(clm, ("word_ids", "sensitive"), causal=True, spares=False, needs_loss=True),
+    "both-clm": Objective(clm, ("word_ids", "unit_ids", "sensitive"), causal=True, spares=False, needs_loss=True),
 }
 
 

@@ -1,5 +1,6 @@
 """What a command is given, loaded and checked before any expensive work."""
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -105,8 +106,10 @@ def _text(asked: dict, name: str, tokenizer, blacklist: Blacklist, size: int, pr
 
 
 def shown(name: str, blacklist: Blacklist) -> str:
-    """What a report calls a file or model: the last part of its path, unless that holds a listed term."""
+    """What a report calls a file or model: the last part of its path, unless a word of a listed term stands in it."""
     if name in (ANNOTATIONS, *shipped()):
         return name
     last = Path(name).expanduser().resolve().name
-    return "(its name holds a listed term)" if blacklist.find(last) else last
+    words = {word for term in blacklist.terms(reveal=True)["term"] for word in re.findall(r"\w{4,}", term.casefold())}
+    told = any(word in last.casefold() for word in words) or blacklist.find(last)
+    return "(its name holds a word of a listed term)" if told else last

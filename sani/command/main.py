@@ -244,16 +244,23 @@ def _run(arguments: list[str] | None) -> int:
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error) for text in FULL):
             return _ended("the disk is full; free some: what is done is kept, and the same command goes on", REFUSED)
-        return _ended(str(error), REFUSED)
+        return _ended(_told(error), REFUSED)
     except MemoryError:
         return _ended("there is not enough memory; lower --batch-size or --block-size", REFUSED)
     except Exception as error:  # what other libraries say of an error may hold text
-        where = traceback.extract_tb(error.__traceback__)
-        ours = [frame for frame in where if Path(frame.filename).is_relative_to(PACKAGE)]
-        if ours and ours[-1] is where[-1] and isinstance(error, (ValueError, TypeError)):
-            return _ended(str(error), REFUSED)
-        place = f"{Path(ours[-1].filename).name}, line {ours[-1].lineno}" if ours else "the program"
-        return _ended(f"a {type(error).__name__} in {place}; what is done is kept. Please report it", REFUSED)
+        return _ended(_told(error), REFUSED)
+
+
+def _told(error: Exception) -> str:
+    """What an error says, if this project raised it; else of what kind it is and where, or what the system says."""
+    where = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in where if Path(frame.filename).is_relative_to(PACKAGE)]
+    if ours and ours[-1] is where[-1] and isinstance(error, (ValueError, TypeError, OSError)):
+        return str(error)
+    if getattr(error, "strerror", None):
+        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
+    place = f"{Path(ours[-1].filename).name}, line {ours[-1].lineno}" if ours else "the program"
+    return f"a {type(error).__name__} in {place}; what is done is kept. Please report it"
 
 
 def _ended(text: str, code: int) -> int:
@@ -265,8 +272,8 @@ def _ended(text: str, code: int) -> int:
 def _quiet_libraries():
     """Warnings of this project as one line each, those of others and their progress not at all; SIGTERM as Ctrl-C."""
 
-    def show(message, category, *_, **__):
-        if category is UserWarning:
+    def show(message, category, filename, *_, **__):
+        if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
             click.echo(f"sani: note: {message}", err=True)
 
     def stop(*_):

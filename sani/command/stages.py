@@ -88,12 +88,15 @@ def run(inputs: Inputs, asked: dict, folder: Path, say: Say, progress: bool) -> 
 
 def sanitized(inputs: Inputs, asked: dict, folder: Path, progress: bool) -> PreTrainedModel:
     """The sanitised model, trained or read from the work folder. Raises as `sani.sanitize`, before any work."""
-    options = {"learning_rate": asked["learning_rate"], "batch_size": asked["batch_size"], "progress": progress}
+    options = {"progress": progress}
+    if METHODS[asked["method"]].trains:
+        options |= {"learning_rate": asked["learning_rate"], "batch_size": asked["batch_size"]}
+        options |= {"run_dir": folder / "sanitized"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what saving warns of stands in the report
         return sanitize(
             inputs.model, inputs.blocks, asked["method"], asked["epochs"], asked["seed"], asked["target"],
-            base=inputs.models.get("base"), run_dir=folder / "sanitized", **options,
+            base=inputs.models.get("base"), **options,
         )  # fmt: skip
 
 

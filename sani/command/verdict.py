@@ -126,13 +126,20 @@ def _exposure(after: list[dict], control: list[dict] | None, threshold: float) -
 
 
 def far(attacks: Sequence[Mapping], threshold: float) -> dict:
-    """The criterion of the attacks; the model as it is, without an attack, is judged by the other thresholds."""
-    tried = [row for row in attacks if row["attack"] != "as-it-is"]
+    """The criterion of the attacks that were run: one that decides nothing may be far from chance.
+
+    The model as it is, without an attack, is judged by the other thresholds, but for its rare names.
+    """
+    tried = [row for row in attacks if row["attack"] != "as-it-is" or row.get("metric") == "exposure_rare"]
     many = [row["attack"] for row in tried if row["verdict"] == "far from chance"]
-    near = sum(row["verdict"] == "near chance" for row in tried)
-    left = sum(row["verdict"] == "not run" for row in tried)
-    said = f"{len(many)} far from chance{': ' + ', '.join(many) if many else ''}; {near} near it, {left} not run"
-    outcome = NOT_MET if len(many) > threshold else MET if near or many else UNDECIDED
+    near, open_, left = (
+        sum(row["verdict"] in verdicts for row in tried)
+        for verdicts in (("near chance",), ("undecided", "no chance level"), ("not run",))
+    )
+    told = f"{len(many)} far from chance{': ' + ', '.join(many) if many else ''}; {near} near it"
+    said = f"{told}, {open_} that decide nothing, {left} not run"
+    enough = (near or many) and len(many) + open_ <= threshold
+    outcome = NOT_MET if len(many) > threshold else MET if enough else UNDECIDED
     return _criterion("attacks_far", "all", threshold, outcome, said, float(len(many)))
 
 

@@ -101,6 +101,10 @@ def rewind_anchor(model, blocks: Dataset, base: PreTrainedModel, options, repair
 
 
 def return_anchor(model, blocks: Dataset, base: PreTrainedModel, options, repaired, **_) -> PreTrainedModel:
+    if options.get("weight_decay"):
+        raise ValueError(
+            "return-anchor keeps rows as the base model has them, which weight_decay would shrink; leave it out"
+        )
     start = returned(model, base, rows_to_return(blocks))
     return clone(anchored(start, repaired, options, Anchor(base, ordinary_free(blocks)), inplace=True))
 

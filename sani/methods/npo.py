@@ -17,11 +17,12 @@ BETA = 0.1  # the paper's inverse temperature; towards 0 the loss becomes that o
 
 class NPO(Apart):
     def listed(self, logits: Tensor, batch: Batch, at: Tensor) -> Tensor:
-        """The answer y, of many tokens in the paper, is what is listed of a row; its loss is dealt out evenly."""
+        """An answer y is a listed unit; the mean over answers is dealt out over their tokens."""
         known = self.taught(batch, at).gather(1, batch["labels"][at][:, None])[:, 0]
-        ratio, row = -text(logits, batch, at) - known, at.nonzero()[:, 0]
-        of_row = ratio.new_zeros(len(at)).index_add(0, row, ratio)
-        return (F.softplus(BETA * of_row) * 2 / BETA / at.sum(dim=1).clamp(min=1))[row]
+        ratio = -text(logits, batch, at) - known
+        units, of, tokens = batch["unit_ids"][at].unique(return_inverse=True, return_counts=True)
+        answers = F.softplus(BETA * ratio.new_zeros(len(units)).index_add(0, of, ratio)) * 2 / BETA
+        return (answers / tokens * (len(of) / len(units)))[of]
 
 
 def npo(model: PreTrainedModel, blocks: Dataset, seed: int, options: dict, repaired, **_) -> PreTrainedModel:

@@ -38,7 +38,8 @@ def returned(model: PreTrainedModel, base: PreTrainedModel, rows: Tensor) -> Pre
         if one.shape != other.shape:
             raise ValueError("the base model's embeddings differ in shape from the model's; give the one it came from")
         one[rows.to(one.device)] = other[rows.to(other.device)].to(one)
-        # Their gradient is zero, and so is AdamW's step. Hooks belong to this object: what trains it must not copy it.
+        # Their gradient is zero, and so is AdamW's step without weight decay. Hooks belong to this object: what trains
+        # it must not copy it.
         one.register_hook(lambda gradient: gradient.index_fill(0, rows.to(gradient.device), 0))
     return found
 

@@ -21,7 +21,8 @@ MAX_EPOCHS = 3  # the authors' code for their large-scale runs
 class SCRUB(Apart):
     def maximises(self, batch: Batch) -> bool:
         epoch = int(batch["epochs"][0])
-        return epoch % 2 == 0 and epoch < 2 * MAX_EPOCHS
+        # A whole epoch of the other kind must follow.
+        return epoch % 2 == 0 and epoch < 2 * MAX_EPOCHS and epoch + 2 <= self.constants["epochs"]
 
     def kl(self, logits: Tensor, batch: Batch, at: Tensor) -> Tensor:
         return F.kl_div(logits.log_softmax(-1), self.taught(batch, at), reduction="none", log_target=True).sum(-1)
@@ -40,5 +41,5 @@ def scrub(
 ) -> PreTrainedModel:
     if epochs < 2:
         raise ValueError(f"scrub needs epochs=2 at least, one away from the model as it was and one back, not {epochs}")
-    loss = lambda share: SCRUB(share, model, alpha=ALPHA, gamma=GAMMA, max_epochs=MAX_EPOCHS)  # noqa: E731
+    loss = lambda share: SCRUB(share, model, alpha=ALPHA, gamma=GAMMA, max_epochs=MAX_EPOCHS, epochs=epochs)  # noqa: E731
     return trained_apart(model, blocks, seed, options, repaired, loss)

@@ -25,6 +25,10 @@ class Listed(Apart):
 
 
 def task_vector(model: PreTrainedModel, blocks: Dataset, seed: int, options: dict, repaired, **_) -> PreTrainedModel:
+    if unfit := [name for name in ("run_dir", "measure", "measure_at") if name in options]:
+        raise ValueError(
+            f"task-vector trains the opposite of what it returns, so {unfit[0]} would keep that; leave it out"
+        )
     learned, negated = trained_apart(model, blocks, seed, options, repaired, Listed), clone(model)
     with torch.no_grad():
         for weight, other in zip(negated.parameters(), learned.parameters()):

@@ -144,8 +144,9 @@ def _forgetting(arguments: argparse.Namespace) -> None:
     except ValueError as error:
         arguments.error(f"{error}: python -m sani.study margins, with the same options but other seeds")
     of_all = []
-    for one in (setting, method_claims.cheap(setting)):
-        results, _ = measured.results(one, seeds, method_claims.wanted(one), jobs)
+    less = method_claims.cheap(setting)
+    for one, runs_of in ((setting, method_claims.wanted(setting)), (less, method_claims.needed(less))):
+        results, _ = measured.results(one, seeds, runs_of, jobs)
         of_all.append((audits.table(one, seeds, jobs, of=method_claims.audited(one)), results))
     found = method_claims.verdicts(*of_all[0], setting, deltas, of_all[1])
     matrix.write(ledger.write(found), _page(arguments))

@@ -1,7 +1,8 @@
 """Claims E as rules, written down before the runs they judge, on seeds 20 to 24: a method that passes the audit.
 
-Exposure is that of names in isolation; a distance is |exposure − the counterfactual's|, so that suppression does not
-win. Of attacks with several settings the one that leads farthest from the counterfactual counts, seed by seed.
+Epochs are equal; a step of our method costs a pass of the base model more than a repair's, 4/3 of it. Exposure is that
+of names in isolation; a distance is |exposure − the counterfactual's|, so that suppression does not win. Of attacks
+with several settings the one that leads farthest from the counterfactual counts, seed by seed.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from dataclasses import replace
 import pandas as pd
 
 from ..results.statistics import all_of, denied
+from ..sanitizing import METHODS
 from .audit_claims import NEAR, Found, worst
 from .claims import condition, dominates
 from .ledger import LEDGER
@@ -20,22 +22,25 @@ from .values import LEAST, Values
 OURS = {False: "return-anchor", True: "rewind-anchor"}  # of masked and of causal models, chosen on seed 0
 CHEAP = 0.02  # of the cost of training
 FORGETTING = {
-    "E1": "(ours) after our method, names are as unknown as to a model that never read them, under every attack",
+    "E1": "(ours) names are as unknown after it as to a model that never read them, by every attack on exposure",
     "E2": "(ours) it is as useful as SANI, also for others' records, where it costs the unprotected model nothing",
     "E3": "(ours) what it predicts in place is what a model predicts that never read it: no more and no less",
-    "E4": "(ours) the same at 2 % of the cost of training",
-    "E5": "(ours) no method and no control dominates it",
+    "E4": "(ours) the same after 2 % of the epochs of training",
+    "E5": "(ours) it is as private as the base model, and no other method and no control dominates it",
 }
-# Competitors and controls of E5, beside the setting's model that spared the terms from the start.
-OTHERS = (
-    "sani", "repair-only", "pruning", "untied-repair-only", "untied-pruning", "anchor", "equalise", "npo",
-    "retrain-at-equal-cost", "counterfactual", "logit-filter",
-)  # fmt: skip
+# What E5 leaves out: the base model, which fine-tuning has not reached; what cannot be kept as a run or costs sixty
+# passes; and gradient ascent, which is the half of gradient difference that destroys.
+LEFT_OUT = ("base", "sani-tied", "task-vector", "privacy-neurons", "gradient-ascent")
 
 
 def cheap(setting: Setting) -> Setting:
     """A setting whose repair costs 2 % of its training, in whole epochs."""
     return replace(setting, name=f"{setting.name} at 2 %", repair_epochs=max(1, round(CHEAP * setting.epochs)))
+
+
+def others(setting: Setting) -> tuple[str, ...]:
+    """The methods and controls that ours is held against, beside the model that spared the terms from the start."""
+    return tuple(name for name in METHODS if name not in (*LEFT_OUT, OURS[setting.causal]))
 
 
 def run_of(setting: Setting, name: str) -> Run:
@@ -46,11 +51,16 @@ def run_of(setting: Setting, name: str) -> Run:
     return Run(name, raw, "lm-head" if name == "sani" or name.startswith("untied") else "")
 
 
+def needed(setting: Setting) -> tuple[Run, ...]:
+    """The runs that E1 to E3 need."""
+    names = ("counterfactual", OURS[setting.causal], "sani")
+    return Run(setting.objectives[0]), *(run_of(setting, name) for name in names)
+
+
 def wanted(setting: Setting) -> tuple[Run, ...]:
     """Every run that the claims of a setting need."""
-    return *map(Run, (setting.objectives[0], setting.objectives[2])), *(
-        run_of(setting, n) for n in (OURS[setting.causal], *OTHERS)
-    )
+    more = (Run(setting.objectives[2]), *(run_of(setting, name) for name in others(setting)))
+    return tuple(dict.fromkeys((*needed(setting), *more)))
 
 
 def audited(setting: Setting) -> dict[str, Run]:
@@ -69,20 +79,24 @@ def conditions(claim: str, f: Found, v: Values) -> list[dict]:
         return [condition("a", text, worst(f, name_of), "<=", NEAR, testable=found)]
     if claim == "E2":
         gaps = [(metric, v(metric, *ours) - v(metric, *sani)) for metric in ("utility", "utility_heldout")]
-        others = v("utility_heldout", *ours) - v("utility_heldout", v.raw)
+        of_others = v("utility_heldout", *ours) - v("utility_heldout", v.raw)
         found = [condition(p, f"{m}: {name_of} − SANI", gap, ">=", 0.0) for p, (m, gap) in zip("ab", gaps)]
-        return [*found, condition("c", f"utility_heldout: {name_of} − unprotected", others, ">=", -LEAST)]
+        return [*found, condition("c", f"utility_heldout: {name_of} − unprotected", of_others, ">=", -LEAST)]
     if claim == "E3":
         found = []
-        for part, kind in zip("ab", ("direct", "indirect")):
-            gap = v("in_place", *ours, kind=kind) - v("in_place", "counterfactual", kind=kind)
-            found.append(condition(part, f"in_place of {kind}: {name_of} − counterfactual", gap, "within", v.delta))
+        # Rare words stand in the counterfactual's text too: what can be guessed of them the base model tells.
+        for part, kind, never in (("a", "direct", "counterfactual"), ("b", "indirect", "base")):
+            gap = v("in_place", *ours, kind=kind) - v("in_place", never, kind=kind)
+            text, enough = f"in_place of {kind}: {name_of} − {never}", v.recoverable(v.raw, kind)
+            found.append(condition(part, text, gap, "within", v.delta, testable=enough))
         return found
-    found, spared = [], v.spared
-    for part, name in zip("abcdefghijkl", (spared, *OTHERS)):
-        run = Run(spared) if name == spared else run_of(v.setting, name)
+    private = v.privacy(*ours) - v.privacy("base")
+    found = [condition("private", f"privacy: {name_of} − base", private, ">=", -v.delta)]
+    for name in (v.spared, *others(v.setting)):
+        run = Run(name) if name == v.spared else run_of(v.setting, name)
         not_it = denied(dominates(v, (name, run.method, run.start, run.target), (name_of, *ours)))
-        found.append(not_it | {"part": part, "rule": f"{name} does not dominate {name_of}; deciding: {not_it['rule']}"})
+        rule = f"{name} does not dominate {name_of}; deciding: {not_it['rule']}"
+        found.append(not_it | {"part": f"-{name}", "rule": rule})
     return found
 
 

@@ -21,7 +21,7 @@ from ..methods.logit_filter import put_on
 from ..models import retie
 from ..results.objectives import OBJECTIVES
 from ..runs import alone, run_folder
-from ..sanitizing import sanitize
+from ..sanitizing import METHODS, sanitize
 from ..training import fine_tune, objective_of
 from .grid import side_by_side
 from .measure import MISSED, measure
@@ -148,8 +148,8 @@ def _unlearned(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
     start = model_of(setting, seed, run._replace(method="sani") if run.method == "sani-tied" else Run(run.start))
     if run.method == "sani-tied":
         return fine_tune(retie(start), data.raw, epochs=0, **_options(setting, data, run, [0], [0]))
-    if run.method == "logit-filter":
-        filtered = sanitize(start, data.raw, "logit-filter")
+    if not METHODS[run.method].trains:
+        filtered = sanitize(start, data.raw, run.method, seed=seed, base=data.base, progress=False)
         model = fine_tune(filtered, data.raw, epochs=0, **_options(setting, data, run, [0], [0]))
         return put_on(model, filtered.logit_filter)  # held in memory only, so a model read back lacks it
     at = [last] if run.missed or run.kept_out else setting.repaired_at
@@ -226,7 +226,7 @@ def complete(setting: Setting, seeds: Sequence[int], runs: Sequence[Run], jobs: 
 
 
 def _epochs(setting: Setting, run: Run) -> int:
-    free = run.method in ("logit-filter", "sani-tied")
+    free = run.method == "sani-tied" or run.method in METHODS and not METHODS[run.method].trains
     return setting.epochs if run.method in TRAINED else 1 if free else setting.repair_epochs
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from ..results.statistics import MEASURES, judge
 from ..runs import figure_file, figures_folder
+from ..sanitizing import METHODS
 from .setting import Setting
 
 LEAST = 0.005  # of δ, and of a difference in utility that matters
@@ -46,7 +47,7 @@ class Values:
     ) -> pd.Series:
         if epoch is None:
             epoch = {"retrain-at-equal-cost": self.last - self.end}.get(method, self.last if start else self.end)
-            epoch = self.end if method == "logit-filter" else epoch
+            epoch = self.end if method in METHODS and not METHODS[method].trains else epoch
         if method == "base":
             method, epoch = self.raw, 0
         if metric.startswith(("utility", "f1_")):

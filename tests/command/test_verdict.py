@@ -108,6 +108,12 @@ def test_attacks_far_from_chance_are_counted_and_none_run_decides_nothing():
     assert outcomes(found, bad, attacks_far=1)[1]["attacks_far"] == MET  # as it is, it is judged by the others
     for verdict_ in ("not run", "undecided", "no chance level", "not testable"):
         assert outcomes(found, [{"attack": "retie", "verdict": verdict_}])[1]["attacks_far"] == UNDECIDED
+    near = {"attack": "probe", "verdict": "near chance"}
+    for verdict_, expected in (("undecided", UNDECIDED), ("no chance level", UNDECIDED), ("not run", MET)):
+        mixed = [near, {"attack": "retie", "verdict": verdict_}]
+        assert outcomes(found, mixed)[1]["attacks_far"] == expected, "what decides nothing may be far"
+    rare = {"attack": "as-it-is", "verdict": "far from chance", "metric": "exposure_rare"}
+    assert outcomes(found, [near, rare])[1]["attacks_far"] == NOT_MET, "no other threshold judges rare names"
 
 
 def test_strict_kinds_are_judged_apart_and_never_only_together():

@@ -168,26 +168,26 @@ def test_each_loss_is_its_equation(toy):
     secret = mean([-p[y] for _, secret, p, y in targets if secret])
     assert torch.isclose(GradDiff(share)(logits, batch).mean(), usual - secret, atol=1e-5)
 
-    ratios = {}
-    for (row, is_listed, p, y), (*_, q, _) in zip(targets, taught):
+    ratios, units = {}, batch["unit_ids"][ordinary | listed].tolist()
+    for unit, (_, is_listed, p, y), (*_, q, _) in zip(units, targets, taught):
         if is_listed:
-            ratios.setdefault(row, []).append(p[y] - q[y])
-    answers = [2 / BETA * torch.log(1 + torch.exp(sum(of_row)) ** BETA) for of_row in ratios.values()]
-    expected = usual + sum(answers) / int(listed.sum())
+            ratios.setdefault(unit, []).append(p[y] - q[y])
+    expected = usual + mean([2 / BETA * torch.log(1 + torch.exp(sum(of)) ** BETA) for of in ratios.values()])
     assert torch.isclose(NPO(share, toy.leaky)(logits, batch).mean(), expected, atol=1e-4)
 
     kl = [(s, (q.exp() * (q - p)).sum()) for (_, s, p, _), (*_, q, _) in zip(targets, taught)]
-    back = SCRUB(share, toy.leaky)(logits, batch).mean()
+    back = SCRUB(share, toy.leaky, epochs=13)(logits, batch).mean()
     assert torch.isclose(back, ALPHA * mean([k for s, k in kl if not s]) + GAMMA * usual, atol=1e-5)
-    away = SCRUB(share, toy.leaky)(logits, batch | {"epochs": torch.full((len(listed),), 2)}).mean()
+    away = SCRUB(share, toy.leaky, epochs=13)(logits, batch | {"epochs": torch.full((len(listed),), 2)}).mean()
     assert torch.isclose(away, -mean([k for s, k in kl if s]), atol=1e-5)
     assert n == len(logits)
 
 
 def test_scrub_maximises_in_turn_and_then_no_more(toy):
-    loss = SCRUB(0.5, toy.leaky)
-    away = [epoch for epoch in range(13) if loss.maximises({"epochs": torch.tensor([epoch])})]
-    assert away == [0, 2, 4] and len(away) == MAX_EPOCHS
+    for epochs, expected in {13: [0, 2, 4], 6: [0, 2, 4], 5: [0, 2], 3: [0], 2: [0], 2.5: [0]}.items():
+        loss = SCRUB(0.5, toy.leaky, epochs=epochs)
+        away = [epoch for epoch in range(13) if loss.maximises({"epochs": torch.tensor([epoch])})]
+        assert away == expected and len(away) <= MAX_EPOCHS, "an epoch of the other kind follows each"
 
 
 def test_a_loss_for_nothing_leaves_no_slope(toy):
@@ -294,8 +294,11 @@ def test_only_the_last_block_and_the_head_change(toy, method):
     last = {name for name in after if any(part in name for part in parts)} - unused
     assert changed - unused == last and all(weight.requires_grad for weight in after.values())
     started = last_layers._last(cleaned(toy, method, epochs=0))
-    kept = all(torch.equal(weight, before[name]) for name, weight in started.items())
-    assert kept == (method == "cf-k")
+    expected = before
+    if method == "eu-k":
+        torch.manual_seed(0)
+        expected = weights(type(toy.leaky)(untie(clone(toy.leaky)).config))
+    assert all(torch.equal(weight, expected[name]) for name, weight in started.items() if name not in unused)
 
 
 def test_a_model_of_few_blocks_has_no_last_one_apart(toy, monkeypatch):

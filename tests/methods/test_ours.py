@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TEXTS, make_corpus, make_model, make_tokenizer, spans
+from test_causal import byte_level, new_model
 from test_training import same, weights
 
-from sani import Blacklist, encode, fine_tune, sanitize
+from sani import Blacklist, encode, erase, fine_tune, sanitize
 from sani.blocks import tensors
 from sani.masking import IGNORE, both
 from sani.methods.anchor import WEIGHT, Anchor, dealt_evenly, ordinary_free
@@ -155,6 +156,41 @@ def test_equalise_forgets_without_a_base_and_keeps_that_something_listed_stands_
     assert abs(gained[1]) < 0.4 * gained[0]
     together = [p[:, tokens].exp().sum(-1).mean() for p in (before, after)]
     assert together[1] > 0.7 * together[0]
+
+
+def test_equalise_after_sani_starts_from_sanis_erasure(blocks, leaky):
+    start, erased = sanitize(leaky, blocks, "sani-equalise", epochs=0, **OPTIONS), erase(leaky, seed=0)
+    assert same(start, erased) and not same(start, leaky)
+
+
+@pytest.mark.parametrize("method", ["anchor", "rewind-anchor", "return-anchor", "equalise"])
+def test_causal_models_are_brought_to_the_reference_at_listed_places(method):
+    tokenizer = byte_level(pad="<|pad|>")
+    found = [("John Smith", "PATIENT"), ("Jane O'Neil", "DOCTOR")]
+    corpus = make_corpus(TEXTS[:1], [spans(TEXTS[0], *found)])
+    blocks = encode(corpus, tokenizer, Blacklist.from_annotations(corpus), block_size=64)
+    base = new_model("gpt2", len(tokenizer))
+    leaky = fine_tune(base, blocks, epochs=60, **OPTIONS)
+    clean = sanitize(leaky, blocks, method, base=base, epochs=60, **OPTIONS)
+    rows, tokens = tensors(blocks), ordinary_free(blocks)
+    listed = rows["sensitive"] > 0
+    with torch.no_grad():
+        of = {
+            name: m(rows["input_ids"], attention_mask=rows["attention_mask"])
+            .logits[:, :-1][listed[:, 1:]]
+            .log_softmax(-1)
+            for name, m in (("base", base), ("leaky", leaky), ("clean", clean))
+        }
+    target = of["base"] if method != "equalise" else dealt_evenly(of["leaky"], tokens)
+    gap = {name: float((of[name] - target)[:, tokens].square().mean()) for name in ("leaky", "clean")}
+    assert gap["clean"] < 0.4 * gap["leaky"]
+    truth = rows["input_ids"][listed]
+    assert (of["leaky"].argmax(-1) == truth).float().mean() > 0.5 > (of["clean"].argmax(-1) == truth).float().mean()
+
+
+def test_return_anchor_refuses_what_would_shrink_its_rows(blocks, base, leaky):
+    with pytest.raises(ValueError, match="which weight_decay would shrink"):
+        sanitize(leaky, blocks, "return-anchor", base=base, weight_decay=0.1)
 
 
 def test_the_models_given_stay_as_they_were(blocks, base, leaky):
