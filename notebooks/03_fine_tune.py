@@ -135,10 +135,7 @@ figures.present(
 )
 
 # %% [markdown]
-# *By epoch of fine-tuning; epoch 0 is the base model. By row: privacy of direct identifiers and of indirect ones (by the
-# paper's count on the left, in place on the right), exposure (of all names, of rare names) and utility (of other words,
-# of all words). Exposure is the share of alike names that the model finds less likely than the true one: 0.5 is chance
-# (04 shows it).*
+# *Privacy over all identifiers (left) and utility (right) by epoch of fine-tuning; epoch 0 is the base model.*
 
 # %%
 at = {
