@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from inspect import signature
 from typing import NamedTuple
@@ -111,6 +112,7 @@ def audit(
     attacks: Collection[str] = tuple(ATTACKS),
     seed: int = 0,
     progress: bool = True,
+    keep: Callable[[str, Callable[[], list[dict]]], list[dict]] | None = None,
 ) -> Audit:
     """Attack a sanitised model as its blocks' text and public things allow: as it is, then the cheapest attacks first.
 
@@ -119,7 +121,8 @@ def audit(
     do, if it was of the same blocks and seed. `heldout`: blocks of persons never trained on, with names listed.
     `tokenizer`, `corpus`, `blacklist`: those of the blocks, for prompts. budget: in multiply-adds over all attacks on
     the model itself, `heldout` counted, by default a repair's of 13 epochs; models beside cost as much again each. What
-    it does not cover, and what lacks an argument, is `not run`, which is not `passed`.
+    it does not cover, and what lacks an argument, is `not run`, which is not `passed`. keep: called for each attack on
+    each model with a name and what makes its rows; returns them, made now or kept from an earlier call.
     Raises TypeError or ValueError for bad arguments, before any work. No row holds a term or text.
     """
     given = dict(locals())
@@ -140,7 +143,7 @@ def audit(
         raise ValueError("the blacklist is not the one the blocks were encoded with")
     costs, why = planned(model, blocks, given, budget, attacks)
     sides = {side: one for side, one in sides.items() if one is not None}
-    found, draws, failed = _run(costs, sides, given, progress)
+    found, draws, failed = _run(costs, sides, given, keep or (lambda _, make: make()), progress)
     done = [name for name in costs if name not in failed]
     return Audit(_worst(found, done, why | failed), found, model, key, draws)
 
@@ -213,8 +216,9 @@ def seconds_a_pass(model: PreTrainedModel, blocks: Dataset) -> float:
 
 
 def _run(
-    costs: Mapping[str, float], sides: Mapping[str, "PreTrainedModel | Audit"], given: Mapping, progress: bool
-) -> tuple[pd.DataFrame, dict[tuple, tuple], dict[str, str]]:
+    costs: Mapping[str, float], sides: Mapping[str, "PreTrainedModel | Audit"], given: Mapping, keep: Callable,
+    progress: bool,
+) -> tuple[pd.DataFrame, dict[tuple, tuple], dict[str, str]]:  # fmt: skip
     """The rows of all attacks on the models of all sides, side by side and judged; the model's draws; what failed."""
     attacked = len({id(one) for one in sides.values() if not isinstance(one, Audit)})
     a_pass = pass_cost(given["model"], given["blocks"])
@@ -235,7 +239,8 @@ def _run(
                     found, draws[side] = merged, draws["value"]
                 else:
                     asked = one if name in SERVED else _saved(one)
-                    rows = _tried(_function(name), given | {"model": asked}, name, failed)
+                    run = partial(_function(name), **given | {"model": asked})
+                    rows = _tried(partial(keep, f"{name}-{side}", run), name, failed)
                     found = pd.DataFrame(rows, columns=[*KEYS, "count", "value", "low", "high"])
                     draws[side] |= {(name, *(r[k] for k in KEYS)): (r.over, r.draws) for r in rows if r.over}
                     bar.update(cost / a_pass)
@@ -283,10 +288,10 @@ def _saved(model: PreTrainedModel) -> PreTrainedModel:
     return bare
 
 
-def _tried(run: Callable, given: Mapping, name: str, failed: dict[str, str]) -> list[dict]:
+def _tried(run: Callable, name: str, failed: dict[str, str]) -> list[dict]:
     """The rows of an attack; of one that cannot be made here none, so that the others' are not lost."""
     try:
-        return run(**given)
+        return run()
     except (ArithmeticError, ValueError) as error:
         failed[name] = f"failed: {type(error).__name__}"  # what it says may hold text
         return []

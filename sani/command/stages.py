@@ -9,9 +9,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
+from ..attacks.rows import Row
 from ..auditing import Audit, audit, pass_cost
 from ..blocks import corpus_fingerprint
 from ..checkpoints import model_fingerprint
@@ -80,7 +82,7 @@ def run(inputs: Inputs, asked: dict, folder: Path, say: Say, progress: bool) -> 
                 rows = kept(folder, f"{side}-{text}", lambda m=model, b=of.blocks: measured(m, b, seed, progress))
                 found["measures"].setdefault(text, {})[side] = rows
     say("attacking the sanitised model")
-    found |= kept(folder, "audit", lambda: tables(audited(clean, inputs, inputs.model, asked, progress)))
+    found |= kept(folder, "audit", lambda: tables(audited(clean, inputs, inputs.model, asked, progress, folder)))
     found["list"] = kept(folder, "list", lambda: of_list(inputs))
     found["given_away"] = given_away(inputs.model, clean)
     return clean, found
@@ -110,12 +112,33 @@ def tied(model: PreTrainedModel) -> bool:
 
 
 def audited(
-    model: PreTrainedModel, inputs: Inputs, before: PreTrainedModel | None, asked: dict, progress: bool
-) -> Audit:
-    """The attacks on a model that the inputs and the budget allow."""
+    model: PreTrainedModel, inputs: Inputs, before: PreTrainedModel | None, asked: dict, progress: bool,
+    folder: Path | None = None,
+) -> Audit:  # fmt: skip
+    """The attacks on a model that the inputs and the budget allow; in a work folder each, once made, is kept."""
     more = {"before": before, "budget": budget(inputs, asked), "seed": asked["seed"], "progress": progress}
+    if folder is not None:
+        more["keep"] = lambda name, make: _rows(kept(folder, f"attack-{name}", lambda: _written(make())))
     found = audit(model, inputs.blocks, **more, **given(inputs))
     found.attacks["why"] = found.attacks["why"].map(lambda why: in_options(why, inputs))
+    return found
+
+
+def _written(rows: list[Row]) -> list[dict]:
+    """An attack's rows as JSON holds them, with their draws."""
+    return [
+        {"row": {name: _plain(value) for name, value in row.items()}, "over": row.over}
+        | {"draws": None if row.draws is None else [_plain(value) for value in row.draws]}
+        for row in rows
+    ]
+
+
+def _rows(told: list[dict]) -> list[Row]:
+    found = []
+    for one in told:
+        row = Row({name: math.nan if value is None else value for name, value in one["row"].items()})
+        row.over, row.draws = one["over"], None if one["draws"] is None else np.array(one["draws"], float)
+        found.append(row)
     return found
 
 

@@ -1,9 +1,11 @@
 """`sani sanitize` from end to end on models that ship: what it writes, what it never shows, what stops it."""
 
 import errno
+import functools
 import json
 import re
 import shutil
+import stat
 from html.parser import HTMLParser
 
 import filelock
@@ -13,7 +15,8 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import sani
-from sani import training
+from sani import auditing, training
+from sani.attacks.rows import resampled, row
 from sani.command import publishing, stages
 from sani.runs import LOCK, files_fingerprint
 
@@ -191,6 +194,45 @@ def test_stopped_anywhere_the_same_command_ends_with_the_same_bits(job, done, tm
             at, out, *controls, "--accept", "in_place=0.5", "--audit-epochs", "0.8", "--seed", "1"
         )
         assert code == 2 and "is not empty" in errors and files_fingerprint([out]) == before
+
+
+def test_stopped_amid_the_attacks_none_that_is_done_is_made_again(job, done, tmp_path, monkeypatch):
+    at, out, made = job[0], tmp_path / "out", []
+    usual = auditing._function
+
+    def counted(name):
+        @functools.wraps(usual(name))
+        def attack(**given):
+            if len(made) == 4:
+                made.append("stopped")
+                raise KeyboardInterrupt
+            made.append(name)
+            return usual(name)(**given)
+
+        return attack
+
+    monkeypatch.setattr(auditing, "_function", counted)
+    controls = ("--base", "tiny-bert", "--heldout", at / "heldout.jsonl")
+    with home_at(tmp_path):
+        assert sanitize(at, out, *controls)[0] == 130
+        assert sanitize(at, out, *controls)[0] == done[0]
+        (work,) = (tmp_path / "runs").glob("sanitize-*/")
+        assert {stat.S_IMODE(file.stat().st_mode) for file in work.glob("attack-*.json")} == {0o600}
+    made.remove("stopped")
+    run = {row["attack"] for row in json.loads((out / "report.json").read_text())["attack_rows"]}
+    assert len(run) > 1 and sorted(made) == sorted(3 * [*run]), "on three models, once each"
+    assert files_fingerprint([out]) == files_fingerprint([done[1]])
+
+
+def test_rows_are_kept_to_the_last_bit_with_their_draws():
+    draws = np.random.default_rng(0).normal(size=9)
+    draws[3] = np.nan
+    rows = [row("direct", "in_place", "visible", 3, 0.1), resampled("names", "auc", "", 5, 1 / 3, draws, ["a"])]
+    again = stages._rows(json.loads(json.dumps(stages._written(rows), allow_nan=False)))
+    for one, other in zip(rows, again, strict=True):
+        assert one.keys() == other.keys() and one.over == other.over
+        np.testing.assert_equal([*one.values()], [*other.values()])
+        np.testing.assert_equal(one.draws, other.draws)
 
 
 @pytest.fixture
