@@ -42,6 +42,8 @@ def listing(inputs: Inputs, path: str, reveal: bool) -> list[str]:
         also = collisions[collisions["annotated"] > 0]
         collided = terms[terms["term_id"].isin(also["term_id"])]
         said.append(f"  {len(collided):,} also stand where nobody annotated them{_named(collided, reveal)}")
+    else:
+        said.append("  whether they also stand there as ordinary words is not told: the text marks no identifiers")
     return said
 
 
@@ -74,7 +76,7 @@ def estimate(inputs: Inputs, asked: dict) -> list[str]:
         f"measuring {models} models on {1 + len(inputs.texts)} texts: {_minutes(measuring)}",
         *auditing,
         f"memory: {_peak():.1f} GB at most in the trial; models beside take some {models - 1} times the weights more "
-        f"({(models - 1) * _weights(inputs):.2f} GB)",
+        f"({1000 * (models - 1) * _weights(inputs):,.0f} MB)",
     ]
 
 

@@ -264,8 +264,14 @@ def _told(error: Exception) -> str:
 
 
 def _ended(text: str, code: int) -> int:
-    click.echo(f"sani: {text}", err=True)
+    click.echo(f"sani: {_in_commands(text)}", err=True)
     return code
+
+
+def _in_commands(text: str) -> str:
+    """What the library says, without an argument that no option sets."""
+    text = text.replace("or pass allow_no_match=True if they belong to other text", "`sani check` tells their lines")
+    return text.replace(", or pass allow_no_match=True", "")
 
 
 @contextmanager
@@ -274,7 +280,7 @@ def _quiet_libraries():
 
     def show(message, category, filename, *_, **__):
         if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
-            click.echo(f"sani: note: {message}", err=True)
+            click.echo(f"sani: note: {_in_commands(str(message))}", err=True)
 
     def stop(*_):
         raise KeyboardInterrupt

@@ -87,7 +87,9 @@ def pretrain(
     corpus: Dataset, folder: Path, vocabulary: int, also: Sequence[str] = (), phases: Sequence[Mapping] = PHASES,
     seed: int = 0, causal: bool = False, architecture: Mapping | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:  # fmt: skip
-    """A small BERT (or GPT-2, if `causal`) trained on a corpus from scratch, and its tokenizer, saved in `folder`.
+    """A small BERT (or GPT-2, if `causal`) trained on a corpus from scratch, and its tokenizer.
+
+    The tokenizer is saved in `folder`, which must be there; the model is yours to save, by `save_pretrained`.
 
     `also` are strings that the vocabulary is learned on besides the texts; architecture holds options of BertConfig or
     GPT2Config, by default those of the shipped models. Each phase is a set of `fine_tune` options with a block_size;
