@@ -123,7 +123,11 @@ DRAWINGS = (
     methods,
 )  # fmt: skip
 # What draws a table, by how its name ends.
-DRAW = {drawing.__name__: drawing for drawing in DRAWINGS} | {"data_prep": bars, "blacklist": bars}
+DRAW = {drawing.__name__: drawing for drawing in DRAWINGS} | {
+    "data_prep": bars,
+    "blacklist": bars,
+    "your_own_model": bars,
+}
 
 
 def save(name: str, table: pd.DataFrame, folder: Path | None = None) -> Figure:
