@@ -41,8 +41,8 @@ heldout: str = ""  # text of persons that it was not trained on; "" for none
 out: str = ""  # a new folder for the result; "" keeps it in the private run folder
 method: str = ""  # as of the command's --method; "" for its default
 epochs: float = 13.0  # of repair: 20 % of 64 epochs of training
-learning_rate: float = 0.0  # of the repair; 0 for 1e-4 scaled by 768 / width
-audit_epochs: float = 3.0  # what the attacks on a model may cost, in epochs of repair
+learning_rate: float = 0.0  # that of the training; 0 where unknown: 1e-4 scaled by 768 / width
+audit_epochs: float = 4.0  # what the attacks on a model may cost, in epochs of repair
 records: int = 200  # of the text made on the spot, which the model has read
 heldout_records: int = 100  # of persons that it has not
 reveal: bool = False  # show listed terms in clear
@@ -85,6 +85,7 @@ if not model:
     (listed | sani.Blacklist(["Zelmira Quorn", "hospitall"])).save(folder / "list.csv")
     model, base, corpus, blacklist = (str(folder / name) for name in ("model", "base", "notes.jsonl", "list.csv"))
     heldout = str(folder / "other-notes.jsonl")
+    learning_rate = learning_rate or 3.0e-3  # which this model was trained with
 asked = {
     "model": model,
     "corpus": corpus,
@@ -210,10 +211,13 @@ pd.Series(files, name="bytes").sort_index().to_frame()
 # the model card. No listed term, text, person or path stands in them.
 
 # %%
-questions = pd.DataFrame(evidence["questions"])
-print(questions.groupby("source")["status"].value_counts().unstack(fill_value=0))
-print()
-print("Not done:", *(f"- {row['what']}: {row['why']}" for row in evidence["not_done"]), sep="\n")
+pd.DataFrame(evidence["questions"]).set_index(["source", "question"])
+
+# %% [markdown]
+# As plain is what was *not* done, and why:
+
+# %%
+pd.DataFrame(evidence["not_done"]).set_index("what")
 
 # %%
 training = found["measures"]["training"]

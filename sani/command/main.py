@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 thresholds not met, 2 bad input or a machine that cannot, 
 
 import errno
 import json
+import re
 import signal
 import sys
 import traceback
@@ -27,6 +28,7 @@ from .verdict import MET, NOT_MET, THRESHOLDS, concluded, far, thresholds
 
 OK, FAILED, REFUSED, STOPPED = 0, 1, 2, 130
 FULL = ("No space left", "Disk quota", "File too large")
+ARGUMENT = re.compile(r"\b(base|before|counterfactual|heldout|learning_rate|batch_size|block_size|records|seed)=")
 PURGE = "delete the run folders under runs/: blocks, checkpoints, models (they may hold private text)"
 
 
@@ -196,15 +198,18 @@ def epochs_of(budget: str, trained: float) -> float:
 
 
 def attack_table(attacks: list[dict]) -> list[str]:
-    """The attacks as aligned lines, as they come: the worst first."""
+    """The attacks as aligned lines, as they come: the worst first; what has no number ends with its reason."""
     head = ("attack", "verdict", "metric", "value", "95 % interval", "chance", "before")
     rows = [head]
     for row in attacks:
-        metric = " ".join(filter(None, (row["metric"], row["kind"], row["context"]))) or row["why"]
+        metric = " ".join(filter(None, (row["metric"], row["kind"], row["context"])))
+        if not metric:
+            rows.append((row["attack"], row["verdict"], row["why"]))
+            continue
         between = "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
         numbers = (number(row["value"]), between, number(row["chance"]), number(row["leak"]))
         rows.append((row["attack"], row["verdict"], metric, *numbers))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    widths = [max(len(row[i]) for row in rows if i < 2 or len(row) == len(head)) for i in range(len(head))]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows]
 
 
@@ -269,9 +274,10 @@ def _ended(text: str, code: int) -> int:
 
 
 def _in_commands(text: str) -> str:
-    """What the library says, without an argument that no option sets."""
-    text = text.replace("or pass allow_no_match=True if they belong to other text", "`sani check` tells their lines")
-    return text.replace(", or pass allow_no_match=True", "")
+    """What the library says, in the words of the command: its arguments as options, or left out where there is none."""
+    text = text.replace(", or pass allow_no_match=True", "")
+    text = text.replace(" if they belong to other text", "; `sani check` tells their lines")
+    return ARGUMENT.sub(lambda found: f"--{found[1].replace('_', '-')} ", text)
 
 
 @contextmanager

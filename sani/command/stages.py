@@ -146,7 +146,9 @@ def in_options(why: str, inputs: Inputs) -> str:
     """Why an attack is not run, in the words of the command's options."""
     an_epoch = 3 * pass_cost(inputs.model, inputs.blocks)
     why = re.sub(r"budget=(\S+)", lambda budget: f"--audit-epochs {math.ceil(float(budget[1]) / an_epoch)}", why)
-    return why.rstrip("=")
+    if why.startswith("needs "):
+        why = "needs " + ", ".join(f"--{name}" for name in why.removeprefix("needs ").rstrip("=").split(", "))
+    return why
 
 
 def budget(inputs: Inputs, asked: dict) -> float:

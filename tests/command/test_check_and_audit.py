@@ -100,6 +100,10 @@ def test_audit_prints_the_worst_first_and_writes_json(job, tmp_path):
         order = [line.split()[0] for line in said.splitlines()]
         attacks = [row["attack"] for row in table["attacks"]]
         assert order[: len(attacks) + 1] == ["attack", *attacks] and attacks[-1] != "retie"
+        head, *shown = said.splitlines()[: len(attacks) + 1]
+        measured = [line for line in shown if " not run " not in line]
+        assert measured and all(len(line) <= 120 for line in (head, *measured)), "reasons widen no column"
+        assert all("it is run with --audit-epochs" in x or "needs --heldout" in x for x in shown if x not in measured)
         far = sum(row["verdict"] == "far from chance" for row in table["attacks"])
         assert code == (1 if far else 0) and stat.S_IMODE((tmp_path / "audit.json").stat().st_mode) == 0o600
         assert not leaks(said + errors + json.dumps(table), telling(blacklist))
@@ -118,14 +122,14 @@ BAD = {
     "remote code": ({"model": "remote"}, "refused"),
     "another family's base": ({"more": ("--base", "tiny-gpt2")}, "base"),
     "a method that does not exist": ({"more": ("--method", "magic")}, "magic"),
-    "a method that lacks its base": ({"more": ("--method", "retrain-at-equal-cost")}, "needs base="),
+    "a method that lacks its base": ({"more": ("--method", "retrain-at-equal-cost")}, "needs --base "),
     "a target that does not exist": ({"more": ("--target", "heart")}, "heart"),
     "a budget beyond all": ({"more": ("--budget", "200%")}, "share above 0"),
     "a threshold of another name": ({"more": ("--accept", "privacy=1")}, "keys are"),
-    "a learning rate of nothing": ({"more": ("--learning-rate", "0")}, "learning_rate"),
-    "a row longer than the model": ({"more": ("--block-size", "4096")}, "block_size"),
+    "a learning rate of nothing": ({"more": ("--learning-rate", "0")}, "--learning-rate 0"),
+    "a row longer than the model": ({"more": ("--block-size", "4096")}, "--block-size 4096"),
     "an option that does not exist": ({"more": ("--fast",)}, "--fast"),
-    "no batch": ({"more": ("--batch-size", "0")}, "batch_size"),
+    "no batch": ({"more": ("--batch-size", "0")}, "--batch-size 0"),
 }
 
 
