@@ -128,8 +128,5 @@ def sanitize(
     Options(**{"objective": objective_of(model), "epochs": trained, "seed": seed} | options)
     if not info["terms"] and method not in ("base", "counterfactual", "logit-filter"):
         raise ValueError("the blocks list no term, so nothing would be forgotten; pass a blacklist to sani.encode")
-    progress, repaired = (
-        options.get("progress", True),
-        partial(repair, blocks=blocks, epochs=epochs, seed=seed, **options),
-    )
-    return run(**asked, progress=progress, repaired=repaired)
+    repaired = partial(repair, blocks=blocks, epochs=epochs, seed=seed, **options)
+    return run(**asked, progress=options.get("progress", True), repaired=repaired)

@@ -27,10 +27,9 @@ from ..sanitizing import sani
 from ..training import Batch
 from .apart import both_of, check_own
 from .return_rows import returned, rows_to_return
-from .rewind import rewound
+from .rewind import KEPT, rewound
 
 WEIGHT = 0.3  # of a listed target beside an ordinary one
-KEPT = 0.5  # of the way from the base model to the fine-tuned one, by rewind-anchor
 
 
 class Anchor:

@@ -20,7 +20,7 @@ from .setting import Setting
 from .values import LEAST, Values
 
 OURS = {False: "return-anchor", True: "rewind-anchor"}  # of masked and of causal models, chosen on seed 0
-CHEAP = 0.02  # of the cost of training
+CHEAP = 0.02  # of the epochs of training
 FORGETTING = {
     "E1": "(ours) names are as unknown after it as to a model that never read them, by every attack on exposure",
     "E2": "(ours) it is as useful as SANI, also for others' records, where it costs the unprotected model nothing",
@@ -34,7 +34,7 @@ LEFT_OUT = ("base", "sani-tied", "task-vector", "privacy-neurons", "gradient-asc
 
 
 def cheap(setting: Setting) -> Setting:
-    """A setting whose repair costs 2 % of its training, in whole epochs."""
+    """A setting whose repair takes 2 % of the epochs of its training, one at least."""
     return replace(setting, name=f"{setting.name} at 2 %", repair_epochs=max(1, round(CHEAP * setting.epochs)))
 
 

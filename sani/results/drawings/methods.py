@@ -49,7 +49,7 @@ def methods(table: pd.DataFrame) -> Figure:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     told = ", ".join(
         f"{label_of(name)} {at[name, ATTACKED]:.2f} at utility {at[name, 'utility']:.3f}"
-        for name in ("unprotected", "sani", "return-anchor")
+        for name in ("unprotected", "sani", "rewind-anchor")
         if (name, ATTACKED) in at
     )
     figure.suptitle(f"Exposure of names under the worst attack (chance {chance:.2f}): {told}", fontsize=11)
