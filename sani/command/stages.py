@@ -18,6 +18,7 @@ from ..auditing import Audit, audit, pass_cost
 from ..blocks import corpus_fingerprint
 from ..checkpoints import model_fingerprint
 from ..erasure import STILL_INSIDE
+from ..methods.budget import multiply_adds
 from ..runs import alone, private_folder, replacing, run_folder
 from ..sanitizing import METHODS, sanitize
 from .inputs import Inputs, Text
@@ -25,7 +26,8 @@ from .lists import matches, whole_tokens
 from .measures import measured
 
 DEFAULT = "sani"  # the method that needs no base model
-UNFIT = ("base", "logit-filter", "counterfactual")  # of METHODS: what makes no model that can be handed over
+# Of METHODS: what makes no model that can be handed over, and what cannot be kept in a work folder.
+UNFIT = ("base", "logit-filter", "counterfactual", "task-vector")
 CHOICES = tuple(name for name in METHODS if name not in UNFIT)
 FILTER = "logit filter"  # the control that costs nothing
 ONLY_TRAINING = ("counterfactual",)  # models that other texts say nothing of
@@ -65,12 +67,13 @@ def kept(folder: Path, name: str, make: Callable[[], object]):
 def run(inputs: Inputs, asked: dict, folder: Path, say: Say, progress: bool) -> tuple[PreTrainedModel, dict]:
     """Sanitise, measure before, after and the controls on every text, attack. Returns the model and what was found.
 
-    Found: `date` of the first start, `measures` by text and model, `attacks` and `rows` of the audit, `list`, and
-    `given_away`, what the library warns of the saved model.
+    Found: `date` of the first start, `multiply_adds` of the method, `measures` by text and model, `attacks` and `rows`
+    of the audit, `list`, and `given_away`, what the library warns of the saved model.
     """
     seed, found = asked["seed"], {"date": kept(folder, "date", lambda: datetime.date.today().isoformat())}
     say(f"sanitising by {asked['method']}, {asked['epochs']:g} epochs of repair")
     clean = sanitized(inputs, asked, folder, progress)
+    found["multiply_adds"] = kept(folder, "cost", lambda: cost(inputs, asked))
     sides = {"before": inputs.model, "after": clean} | inputs.models
     sides[FILTER] = sanitize(inputs.model, inputs.blocks, "logit-filter")
     own = Text(inputs.corpus, inputs.blocks, inputs.blocks)
@@ -100,6 +103,16 @@ def sanitized(inputs: Inputs, asked: dict, folder: Path, progress: bool) -> PreT
             inputs.model, inputs.blocks, asked["method"], asked["epochs"], asked["seed"], asked["target"],
             base=inputs.models.get("base"), **options,
         )  # fmt: skip
+
+
+def cost(inputs: Inputs, asked: dict) -> float:
+    """Multiply-adds of the method on all rows, counted on a few of them; at a rate at which no weight is lost."""
+    options = {"learning_rate": 1e-6} if METHODS[asked["method"]].trains else {}
+    how = {"target": asked["target"], "base": inputs.models.get("base"), "seed": asked["seed"], **options}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        a_row = multiply_adds(inputs.model, inputs.blocks, asked["method"], asked["epochs"], **how)
+    return a_row * len(inputs.blocks)
 
 
 def given_away(model: PreTrainedModel, clean: PreTrainedModel) -> str | None:
