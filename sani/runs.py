@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 PACKAGE = Path(__file__).parent
 LOCK = ".sani.lock"  # in every run folder; it also tells whose folder it is
+KEY = ".key"  # the folder with this machine's key of `keyed`
 LAST = ("params.yaml", "blocks.json")
 METRICS = ["run", "method", "setting", "seed", "epoch", "kind", "metric", "count", "value"]
 
@@ -78,7 +79,7 @@ def keyed(*values) -> str:
     A short list, or a text that others have too, can be guessed and compared with a plain fingerprint of it. With the
     key (32 bytes, mode 0600, made at the first call) only who may read `runs/` can do so. Source: BLAKE2, RFC 7693.
     """
-    file = runs_folder() / ".key" / "key"
+    file = runs_folder() / KEY / "key"
     if not file.exists():
         with made(file.parent) as part:
             if part is not None:  # else another process was faster

@@ -136,9 +136,10 @@ def test_a_filter_hides_what_is_said_and_nothing_from_who_has_the_file(made):
     filtered = sani.sanitize(model, blocks, "logit-filter", progress=False)
     asked = {"attacks": ("as-it-is", "retie"), "progress": False, "base": base}
     plain, found = audit(model, blocks, **asked).rows, audit(filtered, blocks, **asked).rows
-    said = found["attack"].eq("as-it-is") & found["metric"].eq("in_place")
+    said = found["attack"].eq("as-it-is") & found["metric"].isin(["in_place", "elsewhere"])
     assert (found[said]["value"] == 0).all() and plain[said]["value"].max() > 0.02
-    assert set(found[said & found["kind"].eq("direct")]["verdict"]) == {"hidden"}
+    judged = found["attack"].eq("as-it-is") & found["metric"].eq("in_place") & found["kind"].eq("direct")
+    assert set(found[judged]["verdict"]) == {"hidden"}
     columns = ["attack", "setting", "kind", "metric", "context", "count", "value", "low", "high"]
     assert found[~said][columns].equals(plain[~said][columns]) and "hidden" not in set(plain["verdict"])
     assert filtered.logit_filter is not None and not hasattr(model, "logit_filter")
@@ -225,7 +226,8 @@ def test_an_attack_that_finds_nothing_to_measure_has_not_passed(made):
 
 
 def test_the_same_audit_twice_and_no_model_is_changed(made):
-    model, blocks, base, heldout, blacklist, corpus, tokenizer = made
+    model, _, base, heldout, blacklist, corpus, tokenizer = made
+    blocks = encode(corpus, tokenizer, blacklist, progress=False)  # keyed by this test's own home, as the list is
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     asked = {"base": base, "heldout": heldout, "tokenizer": tokenizer, "corpus": corpus, "blacklist": blacklist}
     cheap = [name for name, attack in ATTACKS.items() if attack.passes[0] < 10]

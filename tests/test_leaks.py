@@ -38,9 +38,8 @@ def measure(model, epoch):
 
 leaky = sani.fine_tune(model, blocks, epochs=2, run_dir=runs / "leaky", measure_at=(0, 2), measure=measure)
 other = sani.encode(sani.counterfactual(corpus, seed=1), tokenizer, block_size=64)
-for method in sani.sanitizing.METHODS:
-    untrained = ("base", "logit-filter", "ssd", "selective-pruning", "privacy-neurons")
-    run_dir = None if method in untrained else runs / method
+for method, how in sani.sanitizing.METHODS.items():
+    run_dir = runs / method if how.trains and method != "task-vector" else None  # which keeps nothing
     options = {{}} if run_dir is None else {{"run_dir": run_dir}}
     options |= dict(base=model, counterfactual_blocks=other, training_epochs=1)
     clean = sani.sanitize(leaky, blocks, method, epochs=2 if method == "scrub" else 1, **options)

@@ -18,6 +18,7 @@ from sani import runs
 from sani.blocks import corpus_fingerprint, info
 from sani.checkpoints import model_fingerprint
 from sani.command import main as command_line
+from sani.command import purging
 from sani.runs import (
     LOCK,
     PACKAGE,
@@ -282,8 +283,7 @@ def test_keyed_digits_are_of_this_machine_alone(home, tmp_path, monkeypatch):
     assert keyed("a list", 3) != one
     monkeypatch.setenv("SANI_HOME", str(home))
     assert keyed("a list", 3) == one
-    command_line.purge(sure=True)
-    assert not file.exists()  # the key goes with what it named
+    assert purging.purge(sure=True) == 0 and not file.exists()  # the key goes with what it named
 
 
 def test_no_file_of_a_run_tells_who_guesses_the_list(home, corpus, wordpiece, monkeypatch):

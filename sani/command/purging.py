@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from ..runs import LOCK, runs_folder
+from ..runs import KEY, LOCK, runs_folder
 
 # What run folders hold that earlier versions made, which left no lock in them, and how the others are named.
 HOLD = (("params.yaml", "provenance.json"), ("params.yaml", "metrics.parquet"), ("blocks.json",), ("words-*.parquet",))
@@ -41,7 +41,7 @@ def purge(sure: bool = False) -> int:
     runs = runs_folder()
     found = sorted(runs.iterdir()) if runs.is_dir() else []
     ours = [path for path in found if is_ours(path)]
-    shown = [path for path in ours if path.suffix != ".lock"]
+    shown = [path for path in ours if path.suffix != ".lock" and path.name != KEY]
     for path in shown:
         print(f"goes: {path.name}" + (f", a link; {path.resolve()} stays" if path.is_symlink() else ""))
     for path in (path for path in found if path not in ours and path.name != ".gitignore"):

@@ -350,7 +350,7 @@ def test_another_text_model_or_window_is_another_result(ner, tmp_path):
     assert shown(one, find_entities(one, other, run_dir=folder)) == [[("John", "LOC")]]
     assert shown(two, find_entities(two, other, run_dir=folder, window=20)) == [[("John", "LOC")]]
     assert len(list(folder.glob("words-*.parquet"))) == 3
-    assert not list(runs_folder().glob("*"))  # nothing beside the named folder
+    assert not list(runs_folder().glob("[!.]*"))  # nothing beside the named folder but the key of this machine
     find_entities(one, ner)
     (tmp_path / "ner").rename(tmp_path / "moved")
     find_entities(one, tmp_path / "moved")

@@ -165,10 +165,10 @@ def test_run_folders_differ_with_everything_that_matters():
     runs = [study.folder(TINY, 0, run) for run in study.all_runs(TINY)]
     runs += [study.folder(TINY, 1, Run("mlm"))]
     runs += [study.folder(replace(TINY, **change), 0, Run("mlm")) for change in (
-        {"epochs": 3}, {"records": 7}, {"learning_rate": 1e-3}, {"model": "tiny-bert-leaky"}, {"name": "other"},
+        {"epochs": 3}, {"records": 7}, {"learning_rate": 1e-3}, {"model": "tiny-bert-leaky"},
     )]  # fmt: skip
     assert len(set(runs)) == len(runs)
-    assert study.folder(TINY, 0, Run("mlm")) == runs[0]
+    assert study.folder(replace(TINY, name="other"), 0, Run("mlm")) == runs[0]  # a name alone changes nothing
 
 
 def test_what_the_repair_reads():
