@@ -50,7 +50,8 @@ def listing(inputs: Inputs, path: str, reveal: bool) -> list[str]:
 def _named(terms: pd.DataFrame, reveal: bool) -> str:
     some = terms["name"] if reveal else terms["name"].head(SHOWN)
     more = f", and {len(terms) - len(some):,} more" if len(some) < len(terms) else ""
-    return f": {', '.join(some)}{more}" if len(terms) else ""
+    hint = " (--reveal shows them)" if not reveal and terms["line"].isna().any() else ""  # "term 12" stands in no file
+    return f": {', '.join(some)}{more}{hint}" if len(terms) else ""
 
 
 def estimate(inputs: Inputs, asked: dict) -> list[str]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..blacklists import Blacklist
 from ..blocks import encode
+from ..checkpoints import model_fingerprint
 from ..data.corpora import load_corpus
 from ..models import load_model, positions, shipped, source
 from ..predictions import check_blocks
@@ -20,6 +21,10 @@ ANNOTATIONS = "annotations"  # as BLACKLIST: the identifiers that the corpus its
 LONGEST = 512  # tokens of a row, if model and tokenizer take as many
 MODELS = ("base", "before", "counterfactual")
 TEXTS = ("heldout", "public")
+CHANCE = {
+    "base": "name the model that MODEL was fine-tuned from, or leave it out",
+    "counterfactual": "name one that was trained on the text with its identifiers replaced, or leave it out",
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,10 @@ def load(asked: dict, say: Callable[[str], None], progress: bool = True) -> Inpu
         if asked.get(name):
             models[name] = load_model(asked[name])[0]
             check_blocks(models[name], blocks, f"{name} model")
+            if name != "before" and model_fingerprint(models[name]) == model_fingerprint(model):
+                raise ValueError(
+                    f"--{name} is MODEL itself, weight for weight, so nothing would look far from it; {CHANCE[name]}"
+                )
     texts = {name: _text(asked, name, tokenizer, blacklist, size, progress) for name in TEXTS if asked.get(name)}
     given = ("model", "corpus", "blacklist", *MODELS, *TEXTS)
     names = {name: shown(asked[name], blacklist) for name in given if asked.get(name)}

@@ -55,7 +55,8 @@ def options(*names: str):
         "target": click.option("--target", default="lm-head",
                                help=f"the last layer: {', '.join(TARGETS)}"),
         "budget": click.option("--budget", default="20%", metavar="SHARE",
-                               help="of --trained-epochs that the repair may take: 20% of 64 are 13 epochs"),
+                               help="of the cost of --trained-epochs that the method may take: 20% of 64 are 13"
+                               " epochs of repair"),
         "trained_epochs": click.option("--trained-epochs", type=float, default=64.0,
                                        help="epochs that the model was trained for on CORPUS"),
         "learning_rate": click.option("--learning-rate", type=float,
@@ -115,6 +116,7 @@ def sanitize(**asked) -> int:
     asked["epochs"] = epochs_of(asked["budget"], asked["trained_epochs"])
     out = publishing.checked_out(asked["out"], asked["model"])
     inputs = load(asked, say, progress)
+    asked["epochs"] = stages.within(inputs, asked)
     folder = stages.work_folder(inputs, asked)
     try:
         work = stages.held(folder)
@@ -142,6 +144,7 @@ def check(**asked) -> int:
     asked["epochs"] = epochs_of(asked["budget"], asked["trained_epochs"])
     say = _say(not asked["quiet"])
     inputs = load(asked, say, not asked["quiet"])
+    asked["epochs"] = stages.within(inputs, asked)
     for line in checking.listing(inputs, asked["blacklist"], asked["reveal"]):
         click.echo(line)
     say("trying a few steps")

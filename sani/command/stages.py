@@ -18,7 +18,7 @@ from ..auditing import Audit, audit, pass_cost
 from ..blocks import corpus_fingerprint
 from ..checkpoints import model_fingerprint
 from ..erasure import STILL_INSIDE
-from ..methods.budget import multiply_adds
+from ..methods.budget import epochs_within, multiply_adds
 from ..runs import alone, private_folder, replacing, run_folder
 from ..sanitizing import METHODS, sanitize
 from .inputs import Inputs, Text
@@ -29,6 +29,7 @@ DEFAULT = "sani"  # the method that needs no base model
 # Of METHODS: what makes no model that can be handed over, and what cannot be kept in a work folder.
 UNFIT = ("base", "logit-filter", "counterfactual", "task-vector")
 CHOICES = tuple(name for name in METHODS if name not in UNFIT)
+PLAIN = ("sani", "repair-only", "pruning", "untied-repair-only", "untied-pruning", "retrain-at-equal-cost")
 FILTER = "logit filter"  # the control that costs nothing
 ONLY_TRAINING = ("counterfactual",)  # models that other texts say nothing of
 Say = Callable[[str], None]
@@ -105,14 +106,28 @@ def sanitized(inputs: Inputs, asked: dict, folder: Path, progress: bool) -> PreT
         )  # fmt: skip
 
 
+def within(inputs: Inputs, asked: dict) -> float:
+    """Epochs of the method that cost no more than the repair's (a teacher's passes count): whole, if one or more."""
+    if asked["method"] in PLAIN or not METHODS[asked["method"]].trains:
+        return asked["epochs"]
+    found = min(asked["epochs"], _counted(epochs_within, inputs, asked, asked["epochs"]))
+    if found <= 0:
+        raise ValueError(f"--budget does not cover what {asked['method']} reads before its first epoch; allow more")
+    return float(math.floor(found)) if found >= 1 else found
+
+
 def cost(inputs: Inputs, asked: dict) -> float:
-    """Multiply-adds of the method on all rows, counted on a few of them; at a rate at which no weight is lost."""
+    """Multiply-adds of the method on all rows, counted on a few of them."""
+    return _counted(multiply_adds, inputs, asked, asked["epochs"]) * len(inputs.blocks)
+
+
+def _counted(count: Callable[..., float], inputs: Inputs, asked: dict, epochs: float) -> float:
+    """What a function of `methods.budget` counts, at a rate at which no weight is lost."""
     options = {"learning_rate": 1e-6} if METHODS[asked["method"]].trains else {}
     how = {"target": asked["target"], "base": inputs.models.get("base"), "seed": asked["seed"], **options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        a_row = multiply_adds(inputs.model, inputs.blocks, asked["method"], asked["epochs"], **how)
-    return a_row * len(inputs.blocks)
+        return count(inputs.model, inputs.blocks, asked["method"], epochs, **how)
 
 
 def given_away(model: PreTrainedModel, clean: PreTrainedModel) -> str | None:

@@ -57,7 +57,7 @@ def verdict(measures: Mapping, attacks: Sequence[Mapping], accept: Mapping[str, 
     control = training.get("counterfactual") or training.get("base")
     criteria = []
     if "in_place" in accept:
-        criteria += [_in_place(training["after"], control, kind, accept["in_place"]) for kind in strict(training)]
+        criteria += [_in_place(training, control, kind, accept["in_place"]) for kind in strict(training)]
     if "exposure_distance" in accept:
         criteria.append(_exposure(training["after"], control, accept["exposure_distance"]))
     if "attacks_far" in accept:
@@ -91,14 +91,16 @@ def _criterion(key, kind, threshold, outcome, why, value=None, low=None, high=No
     return {"key": key, "kind": kind, "threshold": threshold, **told}
 
 
-def _in_place(after: list[dict], control: list[dict] | None, kind: str, threshold: float) -> dict:
-    row = found(after, "in_place", kind)
+def _in_place(training: Mapping, control: list[dict] | None, kind: str, threshold: float) -> dict:
+    row, leak = found(training["after"], "in_place", kind), found(training["before"], "in_place", kind)
     if row is None or row["units"] < FEWEST:
         return _criterion("in_place", kind, threshold, UNDECIDED, f"fewer than {FEWEST} listed terms were measured")
     chance = found(control, "in_place", kind)["value"] if control else 0.0
     value, low, high = (row[name] - chance for name in ("value", "low", "high"))
     if high <= threshold:
         outcome, why = MET, "" if control else "whatever could be guessed"
+        if leak["value"] - chance <= threshold:
+            why = "so did the model before: there was little to forget, by this measure"
     elif not control:
         outcome, why = UNDECIDED, "no control (--base or --counterfactual) tells what can be guessed"
     elif value > threshold and low > 0:
@@ -138,6 +140,8 @@ def far(attacks: Sequence[Mapping], threshold: float) -> dict:
     )
     told = f"{len(many)} far from chance{': ' + ', '.join(many) if many else ''}; {near} near it"
     said = f"{told}, {open_} that decide nothing, {left} not run"
+    if any(row["attack"] == "as-it-is" and row["verdict"] == "far from chance" and row not in tried for row in attacks):
+        said += "; as it is, without an attack, it is far too: the thresholds above judge that"
     enough = (near or many) and len(many) + open_ <= threshold
     outcome = NOT_MET if len(many) > threshold else MET if enough else UNDECIDED
     return _criterion("attacks_far", "all", threshold, outcome, said, float(len(many)))

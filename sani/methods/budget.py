@@ -23,6 +23,10 @@ def multiply_adds(model: PreTrainedModel, blocks: Dataset, method: str, epochs: 
 
 
 def epochs_within(model: PreTrainedModel, blocks: Dataset, method: str, epochs: float = 13, **arguments) -> float:
-    """How many epochs of a method that trains cost what `epochs` of repair cost."""
-    cost = multiply_adds(model, blocks, method, epochs, **arguments)
-    return epochs * multiply_adds(model, blocks, "repair-only", epochs) / cost
+    """How many epochs of a method that trains cost what `epochs` of repair cost.
+
+    Counted on two and on three epochs, which tell what it takes once from what each takes; below 0 if once is more.
+    """
+    two, three = (multiply_adds(model, blocks, method, n, **arguments) for n in (2, 3))
+    once, each = 3 * two - 2 * three, three - two
+    return (epochs * multiply_adds(model, blocks, "repair-only", 1) - once) / each

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import sani
-from sani.command import checking, lists
+from sani.command import checking, lists, stages
 from sani.command import main as command_line
 
 from .conftest import SMALL, call, home_at, leaks, no_network, telling
@@ -53,6 +53,23 @@ def test_the_estimate_of_passes_is_the_audits_own(job, tmp_path, monkeypatch):
     passes = sum(sani.auditing.ATTACKS[name].passes[False] for name in names)
     assert passes <= 3 and f"{passes:.3g} passes each" in head and f"about {round(2 * passes + 0.49)} min" in head
     assert {line.split()[2] for line in not_run} == set(sani.auditing.ATTACKS) - set(names)
+
+
+def test_a_budget_buys_fewer_epochs_of_a_method_that_asks_a_teacher(job, tmp_path):
+    at, asked = (
+        job[0],
+        {"model": "tiny-bert-leaky", "base": "tiny-bert", "block_size": 64, "target": "lm-head", "seed": 0},
+    )
+    asked |= {"corpus": at / "notes.jsonl", "blacklist": str(at / "list.csv"), "epochs": 13.0}
+    with home_at(tmp_path):
+        inputs = command_line.load(asked, lambda _: None, progress=False)
+        epochs = {name: stages.within(inputs, asked | {"method": name}) for name in ("sani", "ssd", "return-anchor")}
+        assert epochs["sani"] == epochs["ssd"] == 13 and 4 <= epochs["return-anchor"] < 13
+        plain = stages.cost(inputs, asked | {"method": "repair-only"})
+        assert (
+            stages.cost(inputs, asked | {"method": "return-anchor", "epochs": epochs["return-anchor"]}) <= 1.02 * plain
+        )
+        assert 0 < stages.within(inputs, asked | {"method": "return-anchor", "epochs": 0.8}) < 0.8
 
 
 def test_near_terms_are_told_from_absent_ones():
@@ -120,6 +137,8 @@ BAD = {
     "a corpus that is no JSON": ({"corpus": "broken.jsonl"}, "line 1"),
     "a pickled model": ({"model": "pickled"}, "pickled"),
     "remote code": ({"model": "remote"}, "refused"),
+    "the leaking model as its own base": ({"more": ("--base", "tiny-bert-leaky")}, "is MODEL itself"),
+    "the leaking model as counterfactual": ({"more": ("--counterfactual", "tiny-bert-leaky")}, "is MODEL itself"),
     "another family's base": ({"more": ("--base", "tiny-gpt2")}, "base"),
     "a method that does not exist": ({"more": ("--method", "magic")}, "magic"),
     "a method that lacks its base": ({"more": ("--method", "retrain-at-equal-cost")}, "needs --base "),

@@ -56,6 +56,24 @@ def test_in_place_is_judged_beyond_what_the_control_says(after, base, expected):
     assert outcomes(found)[1]["in_place"] == expected
 
 
+def _noted(found, attacks=NEAR, key="in_place"):
+    return [row["why"] for row in verdict(found, attacks, DEFAULTS)["criteria"] if row["key"] == key][0]
+
+
+def test_a_model_that_had_nothing_to_forget_is_no_success_of_the_method():
+    leaking = rows(in_place=(0.2, 0.15, 0.25))
+    assert "so did the model before" in _noted(measures(rows(), before=rows(), base=rows()))
+    assert not _noted(measures(rows(), before=leaking, base=rows()))
+    assert "so did the model before" in _noted(measures(rows(), before=leaking, base=leaking))  # it only guessed
+
+
+def test_the_count_of_attacks_tells_what_it_leaves_to_other_thresholds():
+    bare = {"attack": "as-it-is", "verdict": "far from chance", "metric": "in_place"}
+    found = measures(rows(), base=rows())
+    assert "without an attack, it is far too" in _noted(found, [*NEAR, bare], "attacks_far")
+    assert "without an attack" not in _noted(found, [*NEAR, bare | {"metric": "exposure_rare"}], "attacks_far")
+
+
 @pytest.mark.parametrize(
     "after, base, expected",
     [
