@@ -41,9 +41,9 @@ NOTEBOOKS = {
     "paper-gpt": ("03_fine_tune", "05_baselines"),
     "paper-pretrained": ("08_pretrained",),
 }
-RECORDS = 6
+RECORDS = 2
 # A few short rows and steps; everything else is as the preset has it.
-FEW = {"records": RECORDS, "heldout_records": 3, "block_size": 64, "epochs": 1, "repair_epochs": 1}
+FEW = {"records": RECORDS, "heldout_records": 1, "block_size": 64, "epochs": 1, "repair_epochs": 1}
 OF_B = {"epochs": 0, "words": 0, "emotion_records": 24, "top": 20}
 # Of the corpora, which are not here: 900 records of 800 tokens (a guess), and 77 million words at 1.3 tokens each.
 TOKENS = {"paper-bert": 720_000, "paper-gpt": 720_000, "paper-pretrained": 100_000_000}
@@ -80,7 +80,7 @@ def recorded(folder: Path) -> Path:
     """Made-up records in the XML of n2c2 2006."""
     folder.mkdir()
     parts = []
-    for row in sani.load_corpus("synthetic-clinical", records=RECORDS + 6):
+    for row in sani.load_corpus("synthetic-clinical", records=RECORDS + 4):
         text, at = "", 0
         for span in sorted(row["identifiers"], key=lambda span: span["start"]):
             text += escape(row["text"][at : span["start"]])
@@ -94,7 +94,7 @@ def recorded(folder: Path) -> Path:
 def told(folder: Path, model: Path) -> dict[str, str]:
     """Books, a NER model of BERT's size with random weights, and emotions, as use case B reads them."""
     (folder / "books").mkdir()
-    for number, row in enumerate(sani.load_corpus("synthetic-stories", records=RECORDS + 6)):
+    for number, row in enumerate(sani.load_corpus("synthetic-stories", records=RECORDS + 4)):
         (folder / "books" / f"book-{number}.txt").write_text(row["text"], encoding="utf-8")
     names = dict(enumerate(("O", "B-PER", "I-PER", "B-LOC", "I-LOC")))
     config = BertConfig.from_pretrained(model, id2label=names, label2id={name: i for i, name in names.items()})
