@@ -117,12 +117,19 @@ def code_fingerprint(*modules: str, without: str = "", package: Path = PACKAGE) 
 def _code(module: str, package: Path) -> tuple[str, tuple[str, ...]]:
     """The hash of a module's code, and the modules of the package that it imports."""
     path = _file(module, package)
-    tree = ast.parse(path.read_bytes())
+    digest, tree = _parsed(path.read_bytes())
+    inside = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
+    return digest, tuple(imports(tree, inside, package))
+
+
+@cache
+def _parsed(source: bytes) -> tuple[str, ast.Module]:
+    """The hash of code without its docstrings, and that code."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
             node.body = node.body[1:]
-    inside = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(imports(tree, inside, package))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tree
 
 
 def imports(tree: ast.Module, inside: Sequence[str] = (), package: Path = PACKAGE) -> set[str]:
@@ -150,10 +157,7 @@ def _file(module: str, package: Path) -> Path | None:
 
 
 def run_folder(stage: str, module: str, **arguments) -> Path:
-    """`runs/<stage>-<hash>`: the hash covers the arguments and the code that a module imports (not created yet).
-
-    It is `keyed`: arguments may tell of a list or a text.
-    """
+    """`runs/<stage>-<hash>`, `keyed` by the arguments and the code that a module imports (not created yet)."""
     return runs_folder() / f"{stage}-{keyed(code_fingerprint(module), arguments)}"
 
 

@@ -107,6 +107,17 @@ def make_roberta(vocab_size: int, seed: int = 0) -> RobertaForMaskedLM:
     return RobertaForMaskedLM(config).eval()
 
 
+LONG = ("test_runs_with_reduced_parameters", "test_the_command_on", "test_the_command_makes", "test_no_term_of_four")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests first, half of them for each of two workers, so that none is left alone with one at the end."""
+    slow = [item for item in items if item.name.startswith(LONG)]
+    rest = [item for item in items if not item.name.startswith(LONG)]
+    half = len(rest) // 2
+    items[:] = slow[0::2] + rest[:half] + slow[1::2] + rest[half:]
+
+
 @pytest.fixture(params=list(MAKERS))
 def tokenizer(request):
     return make_tokenizer(request.param)

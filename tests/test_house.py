@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "sweep": {"", "results"},
     "weights": {"", "data", "study"},
 }
-LINES = {"module": 350, "function": 80, "core": 4253, "package": 16_545}
+LINES = {"module": 350, "function": 80, "core": 4258, "package": 16_600}
 
 
 def modules() -> dict[str, ast.Module]:

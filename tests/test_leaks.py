@@ -44,7 +44,8 @@ for method, how in sani.sanitizing.METHODS.items():
     options |= dict(base=model, counterfactual_blocks=other, training_epochs=1)
     clean = sani.sanitize(leaky, blocks, method, epochs=2 if method == "scrub" else 1, **options)
     clean.save_pretrained(runs / f"saved-{{method}}")
-    print(sani.evaluate(clean, blocks, base=model))
+
+print(sani.evaluate(clean, blocks, base=model))
 
 def attempt(call):
     try:
@@ -122,7 +123,8 @@ def test_no_term_of_four_or_more_letters_appears_anywhere(tmp_path):
     assert len(written) > 80
     forms = [np.array(ids, dtype).tobytes() for ids in written for dtype in ("<i2", "<i4", "<i8")]
     forms += [sign.join(map(str, ids)).encode() for ids in written for sign in (",", ", ", " ")]
-    holding = {path.parent.name[:7] for path in files if any(form in path.read_bytes() for form in forms)}
+    contents = ((path, path.read_bytes()) for path in files)
+    holding = {path.parent.name[:7] for path, content in contents if any(form in content for form in forms)}
     assert holding == {"blocks-"}
 
     # What holds text lies in the run folder alone, and only its owner can read it.

@@ -189,22 +189,24 @@ def test_execute_script_cleans_and_keeps_the_old_notebook_on_failure(tmp_path, m
     assert sorted(p.name for p in source.parent.iterdir()) == ["00_x.ipynb", "00_x.py"]
 
 
-def reached(name: str) -> set[str]:
-    """The modules of the package that the imports of a notebook load."""
-    source = "\n".join(c.source for c in jupytext.read(FOLDER / f"{name}.py").cells if c.cell_type == "code")
+def reached(*names: str) -> set[str]:
+    """The modules of the package that the imports of some notebooks load."""
+    cells = [cell for name in names for cell in jupytext.read(FOLDER / f"{name}.py").cells if cell.cell_type == "code"]
+    source = "\n".join(cell.source for cell in cells)
     imports = [n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.Import, ast.ImportFrom))]
     code = "\n".join(map(ast.unparse, imports)) + "\nimport sys\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return {module for module in done.stdout.split() if module.startswith("sani.")}
 
 
-@pytest.mark.parametrize("name", ["00_quickstart", "11_demo"])
-def test_who_only_shows_loads_no_study(name):
-    rooms = {module.split(".")[1] for module in reached(name)}
-    assert not rooms & {"study", "sweep"} and not any(m.startswith("sani.weights.") for m in reached(name))
+def test_who_only_shows_loads_no_study():
+    found = reached("00_quickstart", "11_demo")
+    assert {"sani.demo.live", "sani.training"} <= found
+    assert not {module.split(".")[1] for module in found} & {"study", "sweep"}
+    assert not any(module.startswith("sani.weights.") for module in found)
 
 
 def test_a_stage_loads_no_other_stage():
-    for name in ("03_fine_tune", "04_sani", "05_baselines", "08_pretrained"):
-        others = {f"sani.study.{module}" for module in ("costs", "ablation", "distillation", "ledger")}
-        assert not reached(name) & others, name
+    found = reached("03_fine_tune", "04_sani", "05_baselines", "08_pretrained")
+    others = {f"sani.study.{module}" for module in ("costs", "ablation", "distillation", "ledger")}
+    assert "sani.study.runs" in found and not found & others

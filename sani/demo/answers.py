@@ -159,26 +159,32 @@ def _mass_filled(model, listed: Listed, ids: Tensor) -> list[float]:
 
 def _next_words(model, listed: Listed, ids: Tensor, k: int) -> list[list[tuple[tuple[int, ...], float]]]:
     """The k likeliest next words: tokens and log-probability, that of the word's end with it."""
-    best, tokenizer, first, inside = [], listed.tokenizer, _next(model, ids), listed.goes_on(model)
-    for log, token in zip(*(x.tolist() for x in first.topk(min(k, len(first))))):
-        said = [token]
-        while True:
-            after = _next(model, torch.cat([ids, ids.new_tensor([said])], dim=1))
-            value, following = after.max(dim=-1)
-            if len(said) == LONGEST or _ends(tokenizer, said, int(following)):
-                break
-            said.append(int(following))
-            log += value.item()
-        if tokenizer.decode(said)[-1:].isalnum():
-            log += math.log1p(-min(after.exp()[inside].sum().item(), 1 - 1e-9))
-        best.append((tuple(said), log))
+    best, tokenizer, (first,), inside = [], listed.tokenizer, _next(model, ids), listed.goes_on(model)
+    going = [([token], log) for log, token in zip(*(x.tolist() for x in first.topk(min(k, len(first)))))]
+    while going:  # all of the same length
+        rows = torch.cat([ids.expand(len(going), -1), ids.new_tensor([said for said, _ in going])], dim=1)
+        after = [_likeliest(_next(model, part), inside) for part in rows.split(max(1, AT_ONCE // rows.shape[1]))]
+        longer = []
+        for (said, log), value, following, more in zip(going, *(torch.cat(x).tolist() for x in zip(*after))):
+            if len(said) < LONGEST and not _ends(tokenizer, said, following):
+                longer.append(([*said, following], log + value))
+                continue
+            if tokenizer.decode(said)[-1:].isalnum():
+                log += math.log1p(-min(more, 1 - 1e-9))
+            best.append((tuple(said), log))
+        going = longer
     return [sorted(best, key=lambda pair: -pair[1])]
 
 
 def _next(model, ids: Tensor) -> Tensor:
-    """Log-probabilities (vocabulary,) of the token after a row (1, length)."""
+    """Log-probabilities (rows, vocabulary) of the token after each row of ids (rows, length)."""
     hidden = hidden_states(model, ids, torch.ones_like(ids))[:, -1]
-    return family(model).head(model, hidden).float().log_softmax(dim=-1)[0]
+    return family(model).head(model, hidden).float().log_softmax(dim=-1)
+
+
+def _likeliest(logs: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row the likeliest token's log-probability, that token, and the probability of all tokens of a kind."""
+    return *logs.max(dim=-1), logs.exp()[:, inside].sum(dim=-1)
 
 
 def _ends(tokenizer, said: list[int], token: int) -> bool:
@@ -201,7 +207,7 @@ def _mass_next(model, listed: Listed, ids: Tensor) -> list[float]:
     for sequence in sorted(known):
         if not any(sequence[:i] in known and not goes_on[sequence[i]] for i in range(1, len(sequence))):
             by_length.setdefault(len(sequence), []).append(sequence)
-    total, first = 0.0, _next(model, ids)
+    total, first = 0.0, _next(model, ids)[0]
     for length, group in by_length.items():
         for part in torch.tensor(group, device=ids.device).split(max(1, AT_ONCE // (before + length))):
             cache = copy.deepcopy(cached)
