@@ -31,7 +31,7 @@
 # - **Needs** nothing but this repository; a preset (`-f notebooks/presets/paper-bert.yaml`) for the paper's setting.
 # - **Writes** `runs/figures/03_fine_tune.{csv,svg,png}`; blocks (text in clear, readable by you alone) and run folders
 #   under `runs/`, which later notebooks load.
-# - **Takes** about 5 minutes and 2 GB on two cores; nothing when the runs are there.
+# - **Takes** 5 to 10 minutes and 2 GB on two cores; nothing when the runs are there.
 
 # %% tags=["parameters"]
 preset: str = "tiny"  # name of the setting, as the ledger calls it

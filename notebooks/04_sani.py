@@ -28,7 +28,7 @@
 #   the model was never repaired on.
 # - **Needs** the models of 03, which are made when they are not there.
 # - **Writes** `runs/figures/04_erasure`, `04_sani`, `04_recall` and `04_contexts` (`.csv .svg .png`).
-# - **Takes** about 9 minutes and 2 GB on two cores from nothing; a minute when the runs are there.
+# - **Takes** 8 to 14 minutes and 2 GB on two cores from nothing; a minute when the runs are there.
 
 # %% tags=["parameters"]
 preset: str = "tiny"  # name of the setting, as the ledger calls it

@@ -24,7 +24,7 @@
 #   over unlearning, beside the controls; where each ends; and the ledger of claims over five seeds.
 # - **Needs** the models of 03 and 04, which are made when they are not there.
 # - **Writes** `runs/figures/05_frame`, `05_tradeoff` and `05_memory` (`.csv .svg .png`).
-# - **Takes** about 9 minutes and 2 GB on two cores from nothing; a minute when the runs are there. The ledger is a
+# - **Takes** 8 to 19 minutes and 2 GB on two cores from nothing; 2 when the runs are there. The ledger is a
 #   command of its own: `python -m sani.study ledger`.
 
 # %% tags=["parameters"]
