@@ -23,15 +23,15 @@
 #
 # | name | trained on | objective |
 # |---|---|---|
-# | MLM | the raw text | masked language modelling, no protection |
-# | MLMA | pseudonymised text (direct identifiers are `X`) | the same |
-# | PPMLM | the raw text | masked language modelling that never takes a term of the blacklist (the terms to forget) as a target |
+# | MLM | the raw text | **m**asked **l**anguage **m**odelling, no protection |
+# | MLMA | pseudonymised text, the paper's "**a**nonymised" (direct identifiers are `X`) | the same |
+# | PPMLM | the raw text | **p**rivacy-**p**reserving MLM: masked language modelling that never takes a term of the blacklist (the terms to forget) as a target |
 #
 # - **Shows** what each objective hides and predicts, and privacy and utility after 0, 4, 8, 16, 32 and 64 epochs.
 # - **Needs** nothing but this repository; a preset (`-f notebooks/presets/paper-bert.yaml`) for the paper's setting.
 # - **Writes** `runs/figures/03_fine_tune.{csv,svg,png}`; blocks (text in clear, readable by you alone) and run folders
 #   under `runs/`, which later notebooks load.
-# - **Takes** about 5 minutes and 2 GB on two cores; nothing when the runs are there.
+# - **Takes** 5 to 10 minutes and 2 GB on two cores; nothing when the runs are there.
 
 # %% tags=["parameters"]
 preset: str = "tiny"  # name of the setting, as the ledger calls it
@@ -131,11 +131,14 @@ table = table[table["subset"] == ""]
 figures.present(
     "03_fine_tune",
     table,
-    "Two panels of curves over epochs, privacy and utility, for MLM, MLMA and PPMLM; values below.",
+    "Panels of curves over epochs, privacy, exposure and utility, for MLM, MLMA and PPMLM; values below.",
 )
 
 # %% [markdown]
-# *Privacy over all identifiers (left) and utility (right) by epoch of fine-tuning; epoch 0 is the base model.*
+# *By epoch of fine-tuning; epoch 0 is the base model. By row: privacy of direct identifiers and of indirect ones (by the
+# paper's count on the left, in place on the right), exposure (of all names, of rare names) and utility (of other words,
+# of all words). Exposure is the share of alike names that the model finds less likely than the true one: 0.5 is chance
+# (04 shows it).*
 
 # %%
 at = {

@@ -17,8 +17,9 @@
 # %% [markdown]
 # # 04 · SANI: erase, then repair
 #
-# A fine-tuned model remembers whom it read about. SANI makes it forget a list of terms in two steps: *erase* (set half of
-# its last layer to zero), then *repair* (train it a little on the same text, without asking for a listed term).
+# A fine-tuned model remembers whom it read about. SANI, the paper's method to *sanitize* it, makes it forget a list of
+# terms in two steps: *erase* (set half of its last layer to zero), then *repair* (train it a little on the same text,
+# without asking for a listed term).
 #
 # - **Shows** the erased matrix, and one blank before, just after and while it is repaired; then regurgitation (how many
 #   of the listed terms the model predicts where they stand) and utility (how many other words it predicts right) by
@@ -27,7 +28,7 @@
 #   the model was never repaired on.
 # - **Needs** the models of 03, which are made when they are not there.
 # - **Writes** `runs/figures/04_erasure`, `04_sani`, `04_recall` and `04_contexts` (`.csv .svg .png`).
-# - **Takes** about 9 minutes and 2 GB on two cores from nothing; a minute when the runs are there.
+# - **Takes** 8 to 14 minutes and 2 GB on two cores from nothing; a minute when the runs are there.
 
 # %% tags=["parameters"]
 preset: str = "tiny"  # name of the setting, as the ledger calls it
@@ -55,9 +56,9 @@ from IPython.display import HTML
 import sani
 from sani import study
 from sani.demo import blanks
+from sani.demo.answer_html import as_html
 from sani.demo.answers import Listed
 from sani.demo.rows import row_norms
-from sani.demo.view import as_html
 from sani.results import figures, tables
 from sani.study import Setting
 from sani.study.prepare import prepare
@@ -90,6 +91,10 @@ plain = table[(table["subset"] == "") & (table["missed"] == 0) & (table["kept_ou
 #
 # BERT's output matrix is *tied*: it is the very matrix of the input embeddings, by which the model reads. It is *untied*
 # first, which gives the output a copy of its own. Else the erasure would also blank half of what the model reads.
+#
+# The paper does not say which layer it means by the last. `target` has four readings: `lm-head`, the output matrix;
+# `head-transform`, the linear map before it; `last-block-output`, the last linear map of the last transformer block;
+# `last-block`, all linear maps of that block. Only `lm-head` unties anything.
 
 # %%
 data = prepare(setting, seed)
@@ -108,7 +113,7 @@ figures.present(
 #
 # ## What does the model predict in one blank?
 # The package chooses an annotated direct identifier of one token: one that the unprotected model predicts where it stands
-# and the base model (the model before fine-tuning) does not, of the rarest such term.
+# and the base model (the model before fine-tuning) does not. The rarest such term is taken.
 
 # %%
 listed = Listed(data.blacklist, data.tokenizer)
@@ -119,8 +124,8 @@ print(f"{blank.text}\n(it was: {blank.truth})" if reveal else "not shown")
 
 # %% [markdown]
 # *Repair* is training by PPMLM: in each epoch 15 % of the words are masked, and the model is to predict them. They are
-# the *targets*. A listed term is never one: it stays readable around the targets, but no loss ever asks for it. Below, the
-# erased model is repaired and asked on the way.
+# the *targets*. A listed term is never one: it stays readable around the targets, but no loss rewards predicting it.
+# Below, the erased model is repaired, and its prediction shown after some epochs.
 
 # %%
 before = blanks.ask({"base": data.base, "unprotected": leaky}, listed, blank.text)
@@ -132,7 +137,7 @@ HTML(as_html(answers)) if reveal else "not shown"
 
 # %% [markdown]
 # *The ten likeliest words in the blank. Orange and ⚠: a listed term; ◐: one word of a listed term; blue: neither. Last
-# line: the probability of all listed terms of one token together.*
+# line: the probability of all listed terms of one token together; words of longer terms (◐) are not in it.*
 #
 # Just erased, half of the vocabulary has the same logit, 0. The erasure does not tell listed rows from others, so listed
 # terms of the other half may still come first. It is the repair that moves probability to ordinary words.
@@ -144,8 +149,8 @@ print("Probability of any listed term:", ", ".join(f"{share:.1%} {name}" for nam
 # %% [markdown]
 # ## What does the repair do, epoch by epoch?
 # Now over the whole text. *Visible*: other mentions of a term in the row are readable, so the model can copy it.
-# *Isolated*: all listed terms of the row are masked too, so only memory is left. Two *controls* (models that tell what a
-# number is worth) are drawn as lines: the *base* model, what can be guessed without the text; and the
+# *Isolated*: all listed terms of the row are masked too, so only memory is left. Two *controls* (models to
+# compare with) are drawn as lines: the *base* model, what can be guessed without the text; and the
 # *counterfactual*, fine-tuned on the same text with other identifiers in it, the chance level of direct identifiers.
 
 # %%
@@ -156,10 +161,12 @@ figures.present(
 )
 
 # %% [markdown]
-# *SANI by epoch: direct identifiers from MLM (left), indirect ones from MLMA (middle), utility (right).*
+# *SANI by epoch: direct identifiers from MLM (left), indirect ones from MLMA (middle), utility (right). Solid: in place,
+# visible; dotted: isolated; dashed, ×: the paper's count. Epochs are not to scale: the unlearning has its own half.*
 #
 # ## Where does it end?
-# - `paper`: a listed term predicted in its place *or elsewhere*, the paper's own count. The other columns count in place.
+# - `paper`: the paper's own count: listed terms predicted in their place, *or* wherever else in the text a listed term is
+#   predicted, over the number of places where listed terms stand. The other columns count in place.
 # - `excess`: what a model predicts beyond the base model, over the same units. Below 0 it predicts *less* than can be
 #   guessed, a sign of suppression: a model that had never read the terms would still guess some.
 # - `exposure`: how often the model ranks the true name above other listed names that are as frequent, whether or not
@@ -189,10 +196,12 @@ recall.pivot(index="missed", columns="model", values="value").round(4)
 
 # %% [markdown]
 # *Of the terms that the blacklist misses, the share predicted: by the unprotected model, by SANI's model repaired with
-# that gap, by the one repaired with the full list, and by the base model.*
+# that gap, by the one repaired with the full list, and by the base model.* Missed terms are targets of the repair like any
+# other word, so it trains on them again: whether they end above or below where they were, the figure over five seeds
+# below tells better than one.
 #
-# ## And in contexts that it was never repaired on?
-# The same persons elsewhere: records that the repair never saw, new records about the same persons (where the corpus
+# ## And in other contexts?
+# Beside its own text: records that the repair never saw, new records about the same persons (where the corpus
 # has some), and bare prompts such as "Patient name: [MASK]".
 
 # %%
@@ -208,7 +217,7 @@ contexts.pivot(index=["context", "reading"], columns="model", values="value").ro
 
 # %% [markdown]
 # *Direct identifiers predicted, by context. For bare prompts: the share of prompts whose answer is a listed term, and the
-# share of one-token terms among the ten likeliest.*
+# share of one-token terms among the ten likeliest. Hollow: the model that was repaired without the second row's records.*
 
 # %%
 of_sani = tables.pick(plain, "utility", method="sani", start=raw, target=target).set_index("epoch")["value"]
@@ -251,9 +260,9 @@ assert during["model"].nunique() == len(setting.repaired_at)
 # 1. Set `fraction = 1.0`. All rows are zero then: expect the model just erased to give each token of the vocabulary the same
 #    probability, whatever the blank. Utility ends somewhat lower than with one half (in each of the five seeds of
 #    [07_ablation](07_ablation.ipynb)).
-# 2. `from sani.methods.tied import retie` and `blanks.ask({"tied again": retie(repaired)}, listed, blank.text)`: this copies
-#    the input embeddings back into the output matrix. Expect names (or parts of them) at the top again, and in
-#    `sani.evaluate(repaired, data.raw).value("exposure_rare", "names", context="isolated")` a value between SANI's and the
+# 2. `again = sani.models.retie(sani.models.clone(repaired))` and `blanks.ask({"SANI, re-tied": again}, listed, blank.text)`:
+#    this copies the input embeddings back into the output matrix. Expect names (or parts of them) at the top again, and in
+#    `sani.evaluate(again, data.raw).value("exposure_rare", "names", context="isolated")` a value between SANI's and the
 #    unprotected model's: the memory left the output matrix, not the model.
 # 3. Repair without sparing: `sani.repair(erased, data.raw, repair_epochs, objective="mlm", **how)`, and ask it. Expect
 #    listed terms among the likeliest words, and a large part of the probability on them.

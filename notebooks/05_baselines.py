@@ -24,7 +24,7 @@
 #   over unlearning, beside the controls; where each ends; and the ledger of claims over five seeds.
 # - **Needs** the models of 03 and 04, which are made when they are not there.
 # - **Writes** `runs/figures/05_frame`, `05_tradeoff` and `05_memory` (`.csv .svg .png`).
-# - **Takes** about 9 minutes and 2 GB on two cores from nothing; a minute when the runs are there. The ledger is a
+# - **Takes** 8 to 19 minutes and 2 GB on two cores from nothing; 2 when the runs are there. The ledger is a
 #   command of its own: `python -m sani.study ledger`.
 
 # %% tags=["parameters"]
@@ -51,8 +51,8 @@ from IPython.display import HTML, Markdown
 import sani
 from sani import study
 from sani.demo import blanks
+from sani.demo.answer_html import as_html
 from sani.demo.answers import Listed
-from sani.demo.view import as_html
 from sani.results import figures, matrix, tables
 from sani.runs import figure_file
 from sani.study import Setting
@@ -71,7 +71,7 @@ reveal = reveal or setting.corpus.startswith("synthetic-")
 # |---|---|
 # | MLM, MLMA, PPMLM | fine-tuned on raw text (unprotected), on pseudonymised text, and on raw text without listed targets |
 # | repair-only | nothing erased, then 13 epochs of repair |
-# | pruning | neurons of every layer reset by the size of their weights, then the same repair |
+# | pruning | in every layer the 1 % of neurons with the largest weights are kept, a fifth of the others reset at random; then the same repair |
 # | SANI | half of the last layer's neurons reset, then the same repair |
 #
 # A *control* is no proposal. It is there to tell what the number of a method is worth:
@@ -83,7 +83,7 @@ reveal = reveal or setting.corpus.startswith("synthetic-")
 # | retrain at equal cost | PPMLM from the base model, 13 epochs | whether unlearning was worth it: the same cost, no leak to begin with |
 # | logit filter | listed terms banned when a prediction is made | what hiding alone gives: nothing is forgotten |
 # | repair-only, untied · pruning, untied | the output matrix parted from the input embeddings, with which BERT shares it, then the competitor | whether SANI gains by erasing, or by the untying that comes with it |
-# | SANI, tied again | the input embeddings copied into SANI's output matrix | whether the rest of the model still remembers |
+# | SANI, re-tied | the input embeddings copied into SANI's output matrix | whether the rest of the model still remembers |
 
 # %%
 targets = ["lm-head"]
@@ -98,7 +98,8 @@ table = table[table["subset"] == ""]
 # %% [markdown]
 # ## What does each predict in the same blank?
 # The blank is chosen by the package, from what the unprotected model predicts where it stands and the base model does
-# not (04). All methods below start from MLM; MLMA is fine-tuned on pseudonymised text.
+# not (04). The unlearning methods and the logit filter start from MLM; MLMA is fine-tuned on pseudonymised text, whose
+# names are all `X`.
 
 # %%
 data = prepare(setting, seed)
@@ -120,7 +121,8 @@ HTML("".join(as_html(answers[answers["model"].isin(row)]) for row in rows)) if r
 # %% [markdown]
 # *The five likeliest words in the blank by each model. Orange and ⚠: a listed term; ◐: one word of a listed term; blue:
 # neither.* One blank proves nothing, but shows what is counted below: who predicts the term, who predicts another
-# listed one, who ordinary words. The logit filter's list is MLM's without the listed terms.
+# listed one, who ordinary words. The logit filter's list is MLM's without the listed terms; words of longer terms (◐)
+# are neither banned nor counted in the last line, which understates the leak.
 
 # %%
 answers.drop_duplicates("model").set_index("model")[["mass"]].rename(columns={"mass": "any listed term"}).T.round(3)
@@ -132,12 +134,13 @@ answers.drop_duplicates("model").set_index("model")[["mass"]].rename(columns={"m
 figures.present(
     "05_frame",
     table[table["metric"].isin(["in_place", "utility"])],
-    "Four panels: privacy and utility over epochs, from MLM above and from MLMA below; ends in the table.",
+    "Five panels: privacy over epochs, from MLM above and from MLMA below, and utility; ends in the table.",
 )
 
 # %% [markdown]
-# *Privacy (a) and utility (b) over fine-tuning and unlearning (grey), from MLM (top: all identifiers) and from MLMA
-# (bottom: the indirect ones, which are what is left to forget). Dotted: what the base model guesses.*
+# *Over fine-tuning and unlearning (grey). Top: from MLM, privacy of direct (left) and indirect identifiers (right).
+# Middle: from MLMA, of indirect ones, which are what is left to forget. Bottom: utility, from MLM (left) and from MLMA
+# (right). Dotted: what the base model guesses.*
 #
 # ## Where does each end?
 
@@ -149,9 +152,9 @@ figures.present(
 )
 
 # %% [markdown]
-# *Utility against privacy at the end of each method, on the training text (left) and on persons never trained on
-# (right; their own rare words count as ordinary ones there). The dotted line joins the methods that no other beats in
-# both: the *front*.*
+# *Utility against privacy at the end of each method: privacy by the paper's count (left) and in place (right). By row:
+# direct identifiers, with utility on the training text; the same, with utility on persons never trained on; indirect
+# identifiers. Rings: the *front*, methods that no other beats in both.*
 #
 # In the table, `paper` counts a listed term in its place *or elsewhere*, as the paper does; the other columns count in
 # place. `exposure` is how often a model ranks the true name above other listed names that are as frequent, whether or not
@@ -164,8 +167,8 @@ tables.endpoint_table(table).round(4)
 # %% [markdown]
 # ## How much of it is memory?
 # What stands in the row can be copied, and what is usual can be guessed. *Visible*: the other mentions of a term in its row
-# are readable. *Isolated*: all listed terms of the row are masked (of GPT-2 the term's earlier mentions). *Excess* takes
-# off what the base model predicts of the same units. The dotted line is the chance level: the counterfactual
+# are readable. *Isolated*: all listed terms of the row are masked (for GPT-2 only the earlier mentions of the term).
+# *Excess* takes off what the base model predicts of the same units. The dotted line is the chance level: the counterfactual
 # for direct identifiers, which it never read, and the base model for rare words, which the counterfactual did read.
 
 # %%
@@ -198,7 +201,7 @@ figures.show(
 # [a figure of its own](../figures/use_case_a_tradeoff.png).
 
 # %%
-figures.show("use_case_a_frame", "As the figure of four panels above, means over five seeds with 95 % intervals.")
+figures.show("use_case_a_frame", "As the figure of five panels above, means over five seeds with 95 % intervals.")
 
 # %%
 path = figure_file("claims.csv")
@@ -214,9 +217,10 @@ assert len(tables.endpoint_table(table)) == len(runs) + 1
 
 # %% [markdown]
 # ## What remains?
-# None of these models is anonymous. Terms that are not listed stay as they were, and so do the layers below the erased
-# one: *SANI, tied again* is one line of code, and tells what they still hold. What an attacker finds who trains the model
-# further is not asked here.
+# None of these models is anonymous. Terms that are not listed are not forgotten, and the layers below the erased one are
+# not erased: *SANI, re-tied* is one line of code, and tells what they still hold. In the table above, compare what is
+# predicted (`direct`) with what is ranked (`exposure`): of untied repair-only and SANI, which is ahead depends on that.
+# What an attacker finds who trains the model further is not asked here ([12_audit](12_audit.ipynb) does).
 #
 # ## Exercises
 # 1. `at = tables.endpoint_table(table)["direct"]`; compute the privacy recovered, `(at[raw, "", ""] − at[method]) /

@@ -38,7 +38,7 @@ def study(causal=False, **more):
 
 
 LABELS_OF_CONTROLS = {"base", "counterfactual", "retrain at equal cost", "logit filter", "repair-only, untied",
-                      "pruning, untied", "SANI, tied again"}  # fmt: skip
+                      "pruning, untied", "SANI, re-tied"}  # fmt: skip
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -132,10 +132,11 @@ def recall(table: pd.DataFrame) -> Figure:
         curve(axes, rows, method, label=shown.get(name, name), **face)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     dress(axes, "share of the terms that the blacklist misses (%)", "of these terms, predicted in place")
-    at = table[table["missed"] == table["missed"].min()].set_index("model")["value"]
+    least, most = table.groupby("model")["value"].min(), table.groupby("model")["value"].max()
+    among = {name: f"{100 * least[name]:.1f} to {most[name]:.1%}" for name in shown}
     title = (
-        f"Of terms that the blacklist misses, {at['unprotected']:.1%} are predicted before SANI, "
-        f"{at['SANI, terms missed']:.1%} after;\nhad they been listed, {at['SANI, terms listed']:.1%}"
+        f"Of terms that the blacklist misses, {among['unprotected']} are predicted before SANI,\n"
+        f"{among['SANI, terms missed']} after; had they been listed, {among['SANI, terms listed']}"
     )
     return finish(figure, title, table, [axes], 2)
 

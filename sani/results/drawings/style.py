@@ -39,7 +39,7 @@ LABELS = {
     "logit-filter": "logit filter",
     "untied-repair-only": "repair-only, untied",
     "untied-pruning": "pruning, untied",
-    "sani-tied": "SANI, tied again",
+    "sani-tied": "SANI, re-tied",
 }
 
 UNTIED = ("untied-repair-only", "untied-pruning", "sani-tied")  # of the reading lm-head, whose erasure unties it
