@@ -28,7 +28,7 @@ def _cell(rows: pd.DataFrame) -> str:
         colour, sign = ("#D55E00" if row.listed else "#0072B2"), SIGNS[row.listed]
         word = html.escape(row.prediction.replace("\n", "↵")) or "(space)"
         lines.append(
-            f'<div><b>{word}</b> {row.probability:.1%} <span style="white-space:nowrap">{sign}</span>'
+            f'<div><b>{word}</b> {row.probability:.1%} <span style="display:inline-block">{sign}</span>'
             f'<div aria-hidden="true" style="height:5px;width:{max(1, 100 * row.probability):.0f}%;'
             f'background:{colour};margin-bottom:6px"></div></div>'
         )
