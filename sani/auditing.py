@@ -292,7 +292,7 @@ def _tried(run: Callable, name: str, failed: dict[str, str]) -> list[dict]:
     """The rows of an attack; of one that cannot be made here none, so that the others' are not lost."""
     try:
         return run()
-    except (ArithmeticError, ValueError) as error:
+    except (ArithmeticError, LookupError, ValueError) as error:
         failed[name] = f"failed: {type(error).__name__}"  # what it says may hold text
         return []
 

@@ -96,7 +96,7 @@ def infer_list(
     here, there = (names(layout(b, seed), of) for b, of in zip((blocks, heldout), types))
     # Who shares a word with a name that was read has been read in part.
     read = set().union(*here["words"])
-    there = there[[not read & set(words) for words in there["words"]]]
+    there = there[np.array([not read & set(words) for words in there["words"]], dtype=bool)]
     read = set(here["written"])
     places = there.groupby("group", group_keys=False).head(PLACES[family(model).causal])
     asked = {}
@@ -105,6 +105,8 @@ def infer_list(
         new = [name for name in new if name not in read]
         if known and new:
             asked[group] = np.array([*known, *new], dtype=np.int64), np.arange(len(known) + len(new)) < len(known)
+    if not asked:
+        return []
     places = places[places["group"].isin(asked)]
     models = {"": model, " against the base": base} | ({} if before is None else {" against before": before})
     found = {

@@ -271,6 +271,9 @@ def test_lists_are_inferred_from_names_made_likelier_or_less_likely(made):
         rows = infer_list(model, blocks, base, heldout, 0)
         assert check(value(rows, "auc", "log-probability against the base")), shift
     assert infer_list(base, heldout, base, heldout, 0) == []  # every name was read: no control is left
+    nameless = make_corpus(["Fever and pain.", "No change since then."])
+    empty = encode(nameless, load_model("tiny-bert")[1], allow_no_match=True, progress=False)
+    assert infer_list(base, blocks, base, empty, 0) == []  # other people's records name nobody
 
 
 def test_names_are_matched_with_the_nearest_within_the_caliper():
