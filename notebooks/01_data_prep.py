@@ -128,8 +128,8 @@ pd.DataFrame(lines) if reveal else "not shown"
 #
 # ## What does the model see?
 # *Blocks*: rows of tokens. Beside each token stand the number of its word, the number of its *unit* (a word, or a
-# blacklisted term of several words, which is masked and predicted as a whole), and `sensitive`: 0 for what is not
-# listed, 1 for direct, −1 for special tokens. No unit crosses a row.
+# blacklisted term of several words, which every measure masks as a whole; of the trainings in 03, MLM draws words, PPMLM
+# units), and `sensitive`: 0 for what is not listed, 1 for direct, −1 for special tokens. No unit crosses a row.
 
 # %%
 _, tokenizer = sani.load_model(setting.model)

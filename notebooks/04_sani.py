@@ -161,14 +161,16 @@ figures.present(
 )
 
 # %% [markdown]
-# *SANI by epoch: direct identifiers from MLM (left), indirect ones from MLMA (middle), utility (right). Solid: in place,
-# visible; dotted: isolated; dashed, ×: the paper's count. Epochs are not to scale: the unlearning has its own half.*
+# *SANI by epoch of repair, not to scale: direct identifiers from MLM (left), indirect ones from MLMA (middle), utility
+# (right). Left and middle: solid, in place, visible; dotted, isolated; dashed with ×, the paper's count. Right: solid from
+# MLM, dashed from MLMA. Lines: the models before the erasure, and, but for utility, base and counterfactual.*
 #
 # ## Where does it end?
 # - `paper`: the paper's own count: listed terms predicted in their place, *or* wherever else in the text a listed term is
 #   predicted, over the number of places where listed terms stand. The other columns count in place.
 # - `excess`: what a model predicts beyond the base model, over the same units. Below 0 it predicts *less* than can be
-#   guessed, a sign of suppression: a model that had never read the terms would still guess some.
+#   guessed: after a repair a sign of suppression, since a model that had never read the terms would still guess some. (03
+#   shows that the first epochs of fine-tuning lower it too.)
 # - `exposure`: how often the model ranks the true name above other listed names that are as frequent, whether or not
 #   it predicts it. 0.5 is nothing remembered of who stands where, 1 is always first. Compare with the counterfactual's.
 #   *Rare names* stand at most three times.
@@ -197,8 +199,8 @@ recall.pivot(index="missed", columns="model", values="value").round(4)
 # %% [markdown]
 # *Of the terms that the blacklist misses, the share predicted: by the unprotected model, by SANI's model repaired with
 # that gap, by the one repaired with the full list, and by the base model.* Missed terms are targets of the repair like any
-# other word, so it trains on them again: whether they end above or below where they were, the figure over five seeds
-# below tells better than one.
+# other word, so it trains on them again: over five seeds (below) they end higher than before at three of the four shares
+# and as high at the fourth, with intervals that overlap.
 #
 # ## And in other contexts?
 # Beside its own text: records that the repair never saw, new records about the same persons (where the corpus
@@ -217,7 +219,8 @@ contexts.pivot(index=["context", "reading"], columns="model", values="value").ro
 
 # %% [markdown]
 # *Direct identifiers predicted, by context. For bare prompts: the share of prompts whose answer is a listed term, and the
-# share of one-token terms among the ten likeliest. Hollow: the model that was repaired without the second row's records.*
+# share of one-token terms among the ten likeliest. Hollow: the model that was repaired without the records of "own text, kept
+# out of the repair"; the filled one read these too. "Terms that stand nowhere else": in no record of the repair.*
 
 # %%
 of_sani = tables.pick(plain, "utility", method="sani", start=raw, target=target).set_index("epoch")["value"]
@@ -228,7 +231,7 @@ print(f"Utility just after the erasure: {first:.3f}; after {repair_epochs} epoch
 # ## What remains?
 # - Terms that are not on the list: they were targets of the repair like any other word.
 # - The lower layers. Only the last one is erased, and what the others know of a term is still there
-#   (`sani-tied` in [05_baselines](05_baselines.ipynb) copies the input embeddings back, and exercise 2 does it here).
+#   (*SANI, re-tied* in [05_baselines](05_baselines.ipynb) copies the input embeddings back, and exercise 2 does it here).
 # - What is ranked: a name that is no longer predicted may still be likelier than others. Compare SANI's exposure with the
 #   counterfactual's.
 # - The trace of the list: where listed terms are predicted less than the base model would guess them, one can tell what

@@ -148,18 +148,19 @@ figures.present(
 figures.present(
     "05_tradeoff",
     tables.endpoints(table),
-    "Two scatter plots of utility against privacy, a marker per method; values in the table below.",
+    "Six scatter plots of utility against privacy, a marker per method; values in the table below.",
 )
 
 # %% [markdown]
 # *Utility against privacy at the end of each method: privacy by the paper's count (left) and in place (right). By row:
 # direct identifiers, with utility on the training text; the same, with utility on persons never trained on; indirect
-# identifiers. Rings: the *front*, methods that no other beats in both.*
+# identifiers. Rings: the *front*, the methods than which none is better in one and at least as good in the other.*
 #
 # In the table, `paper` counts a listed term in its place *or elsewhere*, as the paper does; the other columns count in
 # place. `exposure` is how often a model ranks the true name above other listed names that are as frequent, whether or not
 # it predicts it: 0.5 is nothing remembered of who stands where, 1 is always first. Compare it with the counterfactual's.
-# Well above that the name is remembered, below it is suppressed. The logit filter's is that of the model it hides.
+# Well above that the name is remembered, well below it is suppressed; what is no more than an interval apart (`05_memory`
+# and 00 show some) says neither. The logit filter's is that of the model it hides.
 
 # %%
 tables.endpoint_table(table).round(4)
@@ -187,7 +188,7 @@ figures.present(
 
 # %%
 figures.show(
-    "use_case_a_tiny_gpt2_frame", "Two panels: privacy and utility of GPT-2 over epochs, five seeds.", "tiny-gpt2"
+    "use_case_a_tiny_gpt2_frame", "Three panels: privacy and utility of GPT-2 over epochs, five seeds.", "tiny-gpt2"
 )
 
 # %% [markdown]
@@ -195,7 +196,8 @@ figures.show(
 # in [the results](../figures/README.md#on-gpt-2).
 #
 # ## Five seeds, and the verdicts
-# The same frame over five seeds, each with a corpus, a training and an erasure of its own; and the paper's claims,
+# The same frame over five seeds, each with a corpus, a training and an erasure of its own (measured before the untied
+# controls and re-tied SANI were there); and the paper's claims, in further settings too: stories, real judgments, novels,
 # judged by rules that were written down before the runs (`sani/study/claims.py`; each verdict with its numbers in
 # [the results](../figures/README.md#the-papers-claims)). The trade-off over five seeds is
 # [a figure of its own](../figures/use_case_a_tradeoff.png).
@@ -219,7 +221,9 @@ assert len(tables.endpoint_table(table)) == len(runs) + 1
 # ## What remains?
 # None of these models is anonymous. Terms that are not listed are not forgotten, and the layers below the erased one are
 # not erased: *SANI, re-tied* is one line of code, and tells what they still hold. In the table above, compare what is
-# predicted (`direct`) with what is ranked (`exposure`): of untied repair-only and SANI, which is ahead depends on that.
+# predicted (`direct`) with what is ranked (`exposure`). Untying alone (*repair-only, untied*) brings most of what SANI gains
+# in what is predicted, and little of what it gains in what is ranked; of *pruning, untied* and SANI, which is ahead depends
+# on that.
 # What an attacker finds who trains the model further is not asked here ([12_audit](12_audit.ipynb) does).
 #
 # ## Exercises

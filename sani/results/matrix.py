@@ -16,9 +16,9 @@ MARKS = {  # a symbol, and the initial of the word
 SHORT = {"paper": "p:", "in_place": "i:"}
 LEGEND = (
     "✔h holds · ✘c contradicted · =e equal where the rule asks for a difference · ?u undecided · –n not testable · "
-    "“·” not judged. Two lines: privacy by `paper` (p:) and by `in_place` (i:); no letter: a rule that privacy has no "
-    "part in, or only one of the two. Several marks: one for each reading of the last layer, in the order "
-    f"{', '.join(READINGS)} (GPT-2 has no head-transform); a single one: the same fact for all of them."
+    "“·” not judged. Where a cell has two lines: privacy by `paper` (p:) and by `in_place` (i:); no letter: a rule "
+    "that privacy has no part in, or only one of the two. Several marks: one for each reading of the last layer, in "
+    f"the order {', '.join(READINGS)} (GPT-2 has no head-transform); a single one: the same fact for all of them."
 )
 
 
