@@ -56,7 +56,8 @@ pd.set_option("display.max_colwidth", None)
 # ## What did the model read, and what should it forget?
 # `tiny-bert-leaky` was fine-tuned for 64 epochs, without any protection, on these discharge summaries. The blacklist
 # holds their *direct* identifiers (annotated: names, dates, numbers, …) and the *indirect* ones: words that stand in
-# the records of one person only, such as an unusual trade.
+# the records of one person only, such as an unusual trade. A third kind, *confidential*, is for terms that nobody
+# annotated, found by a model or named by hand; there are none here.
 
 # %%
 corpus = sani.load_corpus("synthetic-clinical", records=records, seed=0)
@@ -120,6 +121,10 @@ for method, model in models.items():
 
 # %% [markdown]
 # ## Before, after, and the controls
+# *Regurgitation* is, as above, the share of listed terms that are predicted whole where they stand (`in_place`), *paper*
+# the paper's own count, and *exposure* asks how high the true name is ranked, predicted or not: the last two are
+# explained below the figure. *Utility* is the share of other tokens that are predicted right, on these records and on
+# those of persons that the model has never read.
 
 # %%
 table = figures.quickstart_table(reports)
@@ -204,6 +209,7 @@ assert reports["logit-filter"].regurgitation == 0
 # term that is not on the blacklist is not forgotten; nothing here says whether the terms are deleted from the weights
 # or merely no longer predicted. A rate *below* the chance level is a sign of the latter: a model that had simply never read
 # the terms would still guess some of them. What utility costs on persons it was not trained on stands beside it.
-# Intervals over records do not cover what another seed, corpus or model would give, and the paper's other methods
-# (`repair-only`, `pruning`) take one changed argument: `sani.sanitize(leaky, blocks, method="pruning", …)`.
+# Intervals over records do not cover what another seed, corpus or model would give: [04_sani](04_sani.ipynb) and
+# [05_baselines](05_baselines.ipynb) train models of their own, and their numbers differ from these. The paper's other
+# methods (`repair-only`, `pruning`) take one changed argument: `sani.sanitize(leaky, blocks, method="pruning", …)`.
 # Methods that leave less to attacks, ours and others', are in [13_methods](13_methods.ipynb).

@@ -42,7 +42,7 @@ import pandas as pd
 from IPython.display import HTML
 
 import sani
-from sani.auditing import ATTACKS, pass_cost
+from sani.attacks.auditing import ATTACKS, pass_cost
 from sani.data.corpora import with_strangers
 from sani.demo.answer_html import as_html
 from sani.demo.answers import Listed, compare

@@ -14,11 +14,11 @@ from datasets import Dataset, DatasetInfo, Features, Sequence, Value
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .blacklists import Blacklist
 from .devices import processes
 from .models import vocabulary
-from .packing import DTYPES, RECORD, ROWS, known_of, pack, rows_of, stream_of, without_separators
 from .runs import checked, code_fingerprint, fingerprint, keyed, made, named_folder, runs_folder, unfinished
+from .text.blacklists import Blacklist
+from .text.packing import DTYPES, RECORD, ROWS, known_of, pack, rows_of, stream_of, without_separators
 
 FEATURES = Features({name: Sequence(Value(dtype)) for name, dtype in DTYPES.items()})
 CHARACTERS = 1 << 20  # encoded at once
@@ -31,6 +31,8 @@ def corpus_fingerprint(corpus: Dataset) -> str:
     """
     digest = hashlib.sha256()
     names = ["text", "record_id", "person_id", "identifiers"]
+    if missing := sorted(set(names) - set(corpus.column_names)):
+        raise ValueError(f"the corpus lacks the columns {missing}; make it with sani.load_corpus(file or folder)")
     for batch in corpus.select_columns(names).iter(batch_size=256):
         for row in zip(*(batch[name] for name in names)):
             digest.update(json.dumps(row).encode())
@@ -56,9 +58,9 @@ def encode(
     (tokenizers without mask token) begin with bos. What the tokenizer writes like a listed term counts as that term:
     with an uncased one that drops accents, "Jose" as "José". Blocks hold the text in clear: they lie in `run_dir`, by
     default `runs/blocks-<hash>`, mode 0700. Of several processes, which must all call this, the main one encodes.
-    Raises TypeError or ValueError, before anything is written, for an unfit tokenizer, a block size out of range, a
-    blacklist that matches nothing (unless `allow_no_match`) or everything, a term longer than a row. Warns, by their
-    number, of terms that stand nowhere while others do.
+    Raises TypeError or ValueError, before anything is written, for another Dataset than `load_corpus` makes, an unfit
+    tokenizer, a block size out of range, a blacklist that matches nothing (unless `allow_no_match`) or everything, a
+    term longer than a row. Warns, by their number, of terms that stand nowhere while others do.
     """
     checked("corpus", corpus, Dataset)
     blacklist = Blacklist() if blacklist is None else checked("blacklist", blacklist, Blacklist)

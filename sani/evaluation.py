@@ -12,12 +12,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from . import blocks as blocks_
-from .blacklists import KINDS, Blacklist
 from .exposure import NAMES, RARE, Ranks
 from .models import family
 from .predictions import CONTEXTS, Pass, Units, best_tokens, check_blocks, layout, portions, predict
 from .resampling import draws, interval
 from .runs import checked, one_of
+from .text.blacklists import KINDS, Blacklist
 
 IN_PLACE = {"visible": "in_place", "isolated": "in_place_isolated", "padded": "in_place_padded"}
 EXPOSURES = {"visible": "exposure", "isolated": "exposure_isolated"}

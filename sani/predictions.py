@@ -15,10 +15,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from . import blocks as blocks_
-from .blacklists import KINDS
 from .devices import processes, rows_at_once, steady_heap
 from .masking import OBJECTIVES, attended, uniform
 from .models import check_model, family, hidden_states, logits_at, positions
+from .text.blacklists import KINDS
 
 FOLDS = math.ceil(1 / 0.15)
 CONTEXTS = ("visible", "isolated", "padded")  # the last: of causal models

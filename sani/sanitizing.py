@@ -9,11 +9,11 @@ from typing import NamedTuple
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .blacklists import Blacklist
 from .erasure import erasable, erase
 from .importance import scores_of
 from .predictions import check_blocks
 from .runs import one_of
+from .text.blacklists import Blacklist
 from .training import Options, objective_of, repair
 
 
@@ -112,7 +112,7 @@ def sanitize(
     """
     asked = dict(locals())  # every argument by its name; a method takes those it needs
     _, module, needs, _ = METHODS[one_of("method", method, METHODS)]
-    run = getattr(import_module(module), method.replace("-", "_"))  # the core imports no room before it is asked for
+    run = getattr(import_module(module), method.replace("-", "_"))  # methods import the core
     reads, usual = signature(run).parameters.keys(), signature(sanitize).parameters
     of_some = {"target", "fraction", "fill", "neurons", "blacklist", "tokenizer"}
     ignored = [name for name in of_some - reads if asked[name] != usual[name].default]

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from sani import Blacklist, encode
-from sani.alignment import align
 from sani.blocks import info, tensors
 from sani.masking import IGNORE, ppclm, ppmlm
+from sani.text.alignment import align
 
 # Letters a BertNormalizer keeps, white space of several kinds, punctuation, CJK, an emoji.
 ALPHABET = "abcdeABCDEéÇİß0123 \n\t.,;:'’-_()/@#°€漢😀"
@@ -208,6 +208,7 @@ class Slow(PreTrainedTokenizer):
         ({"terms": ["Zanzibarian"]}, "none of the 1 blacklisted terms stands in the corpus"),
         ({"texts": ["john"], "terms": ["john"]}, "covers the whole corpus"),
         ({"texts": ["john, smith."], "terms": ["john", "smith"]}, "covers the whole corpus"),
+        ({"columns": ["text"]}, "lacks the columns ['identifiers', 'person_id', 'record_id']; make it with sani.load"),
         ({"block_size": 4}, "block_size=4 is out of range"),
         ({"block_size": 4096}, "model_max_length"),
         ({"texts": ["john smith " * 20 + "a"], "terms": ["john smith " * 20], "block_size": 16}, "longer than a row"),
@@ -221,6 +222,7 @@ def test_bad_input_is_named_and_nothing_stays(change, message, home):
         tokenizer = MAKERS["wordpiece"]()
         tokenizer.mask_token = None
     corpus = make_corpus(change.get("texts", TEXTS))
+    corpus = corpus.select_columns(change.get("columns", corpus.column_names))
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         encode(corpus, tokenizer, Blacklist(change.get("terms", [])), change.get("block_size", 32))
     assert "zanzibarian" not in str(caught.value).lower() and "smith" not in str(caught.value).lower()

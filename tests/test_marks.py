@@ -12,7 +12,7 @@ import sani
 from sani.blocks import tensors
 from sani.demo import marks
 from sani.masking import IGNORE, OBJECTIVES
-from sani.matching import Hit
+from sani.text.matching import Hit
 
 TOKEN = re.compile(
     r"<ruby><mark [^>]*title=\"([^\"]*)\">([^<]*)</mark><rp>[^<]*</rp><rt[^>]*>([^<]*)</rt>.*?</ruby>|(\S+)"

@@ -10,9 +10,9 @@ from test_blocks import terms, texts, try_encode
 from transformers import Trainer, TrainingArguments
 
 from sani import Blacklist, DataCollatorForPPCLM, DataCollatorForPPMLM, encode
-from sani.alignment import align
 from sani.blocks import tensors
 from sani.masking import IGNORE, both, mlm, ppmlm, uniform
+from sani.text.alignment import align
 
 property_test = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

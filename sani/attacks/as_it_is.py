@@ -8,8 +8,8 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from ..blacklists import KINDS
 from ..evaluation import remembered
+from ..text.blacklists import KINDS
 from .rows import bootstrapped, of_report
 
 BOTH = ("visible", "isolated")

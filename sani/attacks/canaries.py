@@ -14,8 +14,8 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..blocks import encode
-from ..matching import WORD
 from ..runs import checked
+from ..text.matching import WORD
 from .membership import of_records, token_scores
 from .rows import auc, only, resampled, row
 

@@ -9,10 +9,10 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..blacklists import Blacklist
 from ..blocks import special_ids
 from ..models import check_model, family, positions
 from ..runs import checked
+from ..text.blacklists import Blacklist
 
 
 def decoding_options(model: PreTrainedModel) -> dict:

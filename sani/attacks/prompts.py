@@ -14,11 +14,11 @@ from datasets import Dataset
 from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..alignment import align
-from ..blacklists import KINDS, Blacklist
 from ..blocks import special_ids
 from ..models import family, logits_at
 from ..predictions import best_tokens
+from ..text.alignment import align
+from ..text.blacklists import KINDS, Blacklist
 from .generation import decoding_options, free_generation
 from .rows import row
 

@@ -7,12 +7,12 @@ import pandas as pd
 from datasets import Dataset
 
 from .. import blocks as blocks_
-from ..blacklists import KINDS
 from ..evaluation import Report
 from ..exposure import NAMES
 from ..predictions import Units
 from ..resampling import draws, interval
 from ..runs import fingerprint
+from ..text.blacklists import KINDS
 
 COLUMNS = ["attack", "setting", "kind", "metric", "context", "count", "value", "low", "high"]
 SCORES = ("in_place", "exposure", "exposure_rare")

@@ -7,7 +7,7 @@ import time
 
 import pandas as pd
 
-from ..auditing import ATTACKS, pass_cost, planned, seconds_a_pass
+from ..attacks.auditing import ATTACKS, pass_cost, planned, seconds_a_pass
 from ..models import family
 from ..training import repair
 from . import stages

@@ -10,12 +10,12 @@ import huggingface_hub.constants
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..blacklists import Blacklist
 from ..blocks import encode
 from ..checkpoints import model_fingerprint
 from ..data.corpora import load_corpus
 from ..models import load_model, positions, shipped, source
 from ..predictions import check_blocks
+from ..text.blacklists import Blacklist
 
 ANNOTATIONS = "annotations"  # as BLACKLIST: the identifiers that the corpus itself marks
 LONGEST = 512  # tokens of a row, if model and tokenizer take as many

@@ -8,9 +8,9 @@ import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..blacklists import Blacklist
 from ..data.term_files import read_terms
-from ..matching import WORD, fold
+from ..text.blacklists import Blacklist
+from ..text.matching import WORD, fold
 
 SHORTEST = 4  # letters of a word that may be misspelt or inflected; shorter ones are near too many others
 ENDING = 3  # letters that an inflected word may have more

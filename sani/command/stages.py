@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
+from ..attacks.auditing import Audit, audit, pass_cost
 from ..attacks.rows import Row
-from ..auditing import Audit, audit, pass_cost
 from ..blocks import corpus_fingerprint
 from ..checkpoints import model_fingerprint
 from ..erasure import STILL_INSIDE

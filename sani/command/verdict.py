@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..auditing import FEWEST
+from ..attacks.auditing import FEWEST
 from .measures import found
 
 MET, NOT_MET, UNDECIDED = "met", "not met", "not enough evidence"

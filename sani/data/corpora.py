@@ -13,8 +13,8 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Value
 
-from ..matching import KINDS
 from ..runs import checked, one_of
+from ..text.matching import KINDS
 from .grammars import SPLITS, clinical, emotions, stories
 from .hub_sets import EMOTION_SPLITS, HUB, read_books, read_emotions
 from .readers import Raw, as_span, data_files, read_n2c2_files, read_tab, read_user

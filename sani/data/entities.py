@@ -15,7 +15,6 @@ import pandas as pd
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ..matching import KINDS
 from ..runs import (
     checked,
     fingerprint,
@@ -27,6 +26,7 @@ from ..runs import (
     run_folder,
     write_provenance,
 )
+from ..text.matching import KINDS
 from .corpora import check_corpus
 from .ner import PREFIX, load_tagger, open_classifier, words
 from .readers import RECORD, START, as_span, decoded, given, json_lines, parsed, spans_of

@@ -14,8 +14,8 @@ import torch
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.pipelines import TokenClassificationPipeline
 
-from ..matching import WORD
 from ..models import read, source
+from ..text.matching import WORD
 
 UNIT = regex.compile(rf"{WORD.pattern}|\S", regex.V1)  # a word, or one other character
 PREFIX = re.compile(r"[BIELMSU][-_](?=.)")  # of IOB, BIO, BILOU, BIOES and BMES labels

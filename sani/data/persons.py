@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from datasets import Dataset
 
-from ..blacklists import Blacklist
 from ..runs import checked
+from ..text.blacklists import Blacklist
 from .corpora import check_corpus
 
 

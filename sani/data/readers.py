@@ -16,8 +16,8 @@ from xml.parsers.expat import ErrorString
 import defusedxml
 import defusedxml.ElementTree
 
-from ..matching import KINDS
 from ..runs import named_file
+from ..text.matching import KINDS
 from .term_files import csv_rows
 
 Raw = dict[str, Any]  # a raw record: see `raw_record`

@@ -14,9 +14,9 @@ from unicodedata import category, decimal
 from datasets import Dataset
 from faker import Faker
 
-from ..blacklists import Blacklist
-from ..matching import KINDS
 from ..runs import checked, one_of
+from ..text.blacklists import Blacklist
+from ..text.matching import KINDS
 from .corpora import check_corpus
 from .grammars import load
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..blacklists import Blacklist
-from ..matching import KINDS
 from ..runs import checked, named_file, replacing
-from ..selection import AMBIGUOUS
+from ..text.blacklists import Blacklist
+from ..text.matching import KINDS
+from ..text.selection import AMBIGUOUS
 
 LINE_END = re.compile("\r\n|[\r\n]")
 COLUMNS = ("term", "kind", "match", "type")

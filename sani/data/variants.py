@@ -12,9 +12,9 @@ import regex
 from datasets import Dataset
 from dateutil import parser
 
-from ..blacklists import Blacklist
-from ..matching import APOSTROPHES
 from ..runs import checked
+from ..text.blacklists import Blacklist
+from ..text.matching import APOSTROPHES
 from .corpora import check_corpus
 
 PERSONS = ("", "PATIENT", "DOCTOR", "PERSON", "PER", "NAME")  # types of which a term may be a person's name

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..blacklists import Blacklist
 from ..blocks import special_ids
 from ..models import family, hidden_states, logits_at
 from ..predictions import evaluating
 from ..runs import checked
-from ..selection import is_number
-from ..spelling import spellings
+from ..text.blacklists import Blacklist
+from ..text.selection import is_number
+from ..text.spelling import spellings
 
 ANSWERS = ["blank", "model", "rank", "prediction", "probability", "listed", "mass", "seconds"]
 LONGEST = 8  # tokens of a word that a causal model says

@@ -9,8 +9,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ..evaluation import Report
-from ..matching import Finder
 from ..models import family
+from ..text.matching import Finder
 from ..training import repair
 from .answers import Listed, compare
 

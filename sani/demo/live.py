@@ -8,12 +8,12 @@ import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..blacklists import Blacklist
 from ..blocks import encode
 from ..data.corpora import load_corpus
 from ..erasure import erase
 from ..models import load_model
 from ..runs import one_of
+from ..text.blacklists import Blacklist
 from ..training import repair
 from .answers import Listed, compare
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..masking import IGNORE, Drawn
-from ..matching import KINDS, Hit
+from ..text.matching import KINDS, Hit
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#999999")  # Okabe–Ito
 LINES = ("solid", "dashed", "dotted", "double")

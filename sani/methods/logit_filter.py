@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import LogitsProcessorList, NoBadWordsLogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import blocks as blocks_
-from ..blacklists import Blacklist
 from ..models import clone, family, vocabulary, warn_when_saved
 from ..runs import checked
-from ..spelling import spellings
+from ..text.blacklists import Blacklist
+from ..text.spelling import spellings
 
 
 class LogitFilter:

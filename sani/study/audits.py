@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 from transformers import PreTrainedModel
 
-from ..auditing import ATTACKS, Audit, audit
+from ..attacks.auditing import ATTACKS, Audit, audit
 from ..runs import made, run_folder
 from . import runs
 from .grid import side_by_side

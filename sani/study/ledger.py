@@ -20,13 +20,13 @@ from pathlib import Path
 import pandas as pd
 from datasets import Dataset
 
-from ..blacklists import KINDS
 from ..blocks import corpus_fingerprint
 from ..data.corpora import load_corpus
 from ..results import tables
 from ..results.figures import save
 from ..results.statistics import all_of, holm
 from ..runs import code_fingerprint, figures_folder, keyed, made, runs_folder
+from ..text.blacklists import KINDS
 from .claims import CLAIMS, claims_of, conditions, measures, readings
 from .prepare import halves, split
 from .pretraining import pretrain

@@ -9,13 +9,13 @@ import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..blacklists import Blacklist
 from ..blocks import encode
 from ..data.corpora import load_corpus, with_strangers
 from ..data.entities import annotate
 from ..data.surrogates import counterfactual, pseudonymize
 from ..models import load_model, source
 from ..runs import PACKAGE, files_fingerprint
+from ..text.blacklists import Blacklist
 from .setting import KEPT_OUT, Setting
 
 

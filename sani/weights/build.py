@@ -21,7 +21,6 @@ from typing import NamedTuple
 from datasets import Dataset, concatenate_datasets
 from faker.providers.person.en_US import Provider as NameProvider
 
-from ..blacklists import Blacklist
 from ..blocks import corpus_fingerprint, encode
 from ..data.corpora import load_corpus, with_strangers
 from ..data.entities import find_entities
@@ -33,6 +32,7 @@ from ..study.distillation import PLANS, distilled, model_of
 from ..study.prepare import OTHERS
 from ..study.pretraining import ARCHITECTURE, GPT2_ARCHITECTURE, GPT2_PHASES, PHASES, PUBLIC, pretrain
 from ..study.setting import SETTINGS, Setting
+from ..text.blacklists import Blacklist
 from ..training import fine_tune
 from . import ner
 

@@ -18,8 +18,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..alignment import align
 from ..study.pretraining import ARCHITECTURE, new_tokenizer, sinusoids
+from ..text.alignment import align
 
 CLASSES = ("PER", "LOC", "ORG", "MISC")
 LETTERS = ("aeiou", "bcdfghjklmnpqrstvwxyz")

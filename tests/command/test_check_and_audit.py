@@ -50,9 +50,9 @@ def test_the_estimate_of_passes_is_the_audits_own(job, tmp_path, monkeypatch):
         inputs = command_line.load(asked, lambda _: None, progress=False)
     (head, *not_run) = checking.attack_lines(inputs, {"audit_epochs": 1.0}, a_pass=60.0)
     names = re.search(r"\((.+)\)$", head)[1].split(", ")
-    passes = sum(sani.auditing.ATTACKS[name].passes[False] for name in names)
+    passes = sum(sani.attacks.auditing.ATTACKS[name].passes[False] for name in names)
     assert passes <= 3 and f"{passes:.3g} passes each" in head and f"about {round(2 * passes + 0.49)} min" in head
-    assert {line.split()[2] for line in not_run} == set(sani.auditing.ATTACKS) - set(names)
+    assert {line.split()[2] for line in not_run} == set(sani.attacks.auditing.ATTACKS) - set(names)
 
 
 def test_a_budget_buys_fewer_epochs_of_a_method_that_asks_a_teacher(job, tmp_path):

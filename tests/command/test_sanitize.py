@@ -50,7 +50,7 @@ def test_the_reports_numbers_are_those_of_the_saved_models(done, job):
             assert rows[metric, kind, context]["value"] == measured.value(metric, kind, context=context)
     assert report["asked"]["options"]["epochs"] == 1  # 20 % of 5
     assert report["list"]["terms"] == len(blacklist) and report["list"]["found"]["no"] == 0
-    assert {row["attack"] for row in report["attacks"]} == set(sani.auditing.ATTACKS)
+    assert {row["attack"] for row in report["attacks"]} == set(sani.attacks.auditing.ATTACKS)
     named = {row["what"].split(":")[0].removeprefix("attack ") for row in report["not_done"]}
     assert {row["attack"] for row in report["attacks"] if row["verdict"] == "not run"} <= named
 

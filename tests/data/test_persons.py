@@ -6,7 +6,7 @@ from conftest import make_corpus, spans
 from hypothesis import given, settings
 
 import sani
-from sani.matching import WORD, fold
+from sani.text.matching import WORD, fold
 
 TEXTS = [
     "John Smith, a falconer of Ely, saw Dr. Jane Gray at St Mary Hospital in May.",

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from sani.auditing import VERDICTS
+from sani.attacks.auditing import VERDICTS
 from sani.results import figures, tables
 from sani.results.drawings.ablation import EFFECTS
 from sani.results.drawings.audit import VERDICTS as AUDITED

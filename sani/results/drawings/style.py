@@ -144,7 +144,7 @@ def finish(figure: Figure, title: str, table: pd.DataFrame, shown: Sequence[Axes
 
 def over_seeds(table: pd.DataFrame) -> str:
     """What the intervals of a table are over, for a title."""
-    seeds = int(table["seeds"].max())
-    return (
-        f"{seeds} seeds, 95 % intervals over seeds" if seeds > 1 else "one seed, 95 % bootstrap intervals over records"
-    )
+    seeds, some = int(table["seeds"].max()), table.get("low", table["value"]).notna().any()
+    if seeds > 1:
+        return f"{seeds} seeds, 95 % intervals over seeds"
+    return "one seed, 95 % bootstrap intervals over records" if some else "one seed"

@@ -18,13 +18,13 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from . import blocks as blocks_
-from .blacklists import Blacklist
-from .erasure import linear_layers
-from .models import family, hidden_states
-from .predictions import check_blocks, evaluating
-from .resampling import interval
-from .runs import checked, keyed, one_of
+from .. import blocks as blocks_
+from ..erasure import linear_layers
+from ..models import family, hidden_states
+from ..predictions import check_blocks, evaluating
+from ..resampling import interval
+from ..runs import checked, keyed, one_of
+from ..text.blacklists import Blacklist
 
 # How far from chance is far, by the metrics that are judged; the others stand beside.
 FAR = {"in_place": 0.01, "exposure": 0.05, "exposure_rare": 0.05, "auc": 0.05, "samples": 0.05, "predicted": 0.05}
@@ -225,7 +225,8 @@ def _run(
     total = sum(costs.values()) / a_pass * attacked
     minutes = total * seconds_a_pass(given["model"], given["blocks"]) / 60
     tables, failed, draws = [], {}, {side: dict(getattr(one, "draws", {})) for side, one in sides.items()}
-    with tqdm(total=total, desc="audit", unit="pass", disable=not progress, leave=False, delay=2) as bar:
+    whole = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} passes [{elapsed}<{remaining}{postfix}]"
+    with tqdm(total=total, desc="audit", bar_format=whole, disable=not progress, leave=False, delay=2) as bar:
         if progress:
             told = f"audit: {len(costs)} attacks on {attacked} models, about {max(1, round(minutes))} min"
             bar.write(told, file=sys.stderr)

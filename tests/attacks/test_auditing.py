@@ -10,7 +10,7 @@ from datasets import concatenate_datasets
 
 import sani
 from sani import Blacklist, audit, auditing, encode, load_model
-from sani.auditing import ATTACKS, FAR, VERDICTS, _function, _verdict, pass_cost
+from sani.attacks.auditing import ATTACKS, FAR, VERDICTS, _function, _verdict, pass_cost
 from sani.data.corpora import with_strangers
 from sani.evaluation import remembered
 from sani.resampling import DRAWS
@@ -240,7 +240,7 @@ def test_the_same_audit_twice_and_no_model_is_changed(made):
 
 def test_bad_arguments_end_before_any_work(made, monkeypatch):
     model, blocks, base, *_ = made
-    monkeypatch.setattr("sani.auditing._run", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr("sani.attacks.auditing._run", lambda *_: pytest.fail("work was begun"))
     for error, said, more in (
         (ValueError, "attack must be|no attack|unknown attack|'magic'", {"attacks": ["magic"]}),
         (TypeError, "budget", {"budget": "all"}),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sani import Blacklist
-from sani.blacklists import KINDS
+from sani.text.blacklists import KINDS
 
 
 def found(blacklist, text, identifiers=()):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import regex
 from datasets import Dataset
 
+from ..runs import checked, one_of
 from .matching import WORD, Key, fold
-from .runs import checked, one_of
 
 AMBIGUOUS = ("span", "everywhere")
 LONGEST = 12  # words of an annotated span that are taken as one term

@@ -9,9 +9,9 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sani.alignment import kinds, trim, words
-from sani.blacklists import Blacklist
-from sani.matching import APOSTROPHES, WORD, Matcher, Rules, fold
+from sani.text.alignment import kinds, trim, words
+from sani.text.blacklists import Blacklist
+from sani.text.matching import APOSTROPHES, WORD, Matcher, Rules, fold
 
 # Letters that fold to several or to others, marks, jamo, half-width kana, digits of other scripts, signs that NFKC
 # spells out, all kinds of white space and hyphens, apostrophes, what is not seen, scripts without spaces.

@@ -13,8 +13,8 @@ import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from ..runs import checked, fingerprint, keyed, one_of, replacing
 from .matching import KINDS, WORD, Finder, Hit, Key, Rules, fold
-from .runs import checked, fingerprint, keyed, one_of, replacing
 from .selection import AMBIGUOUS, Selection, common_words, is_number, outside, pieces
 
 
@@ -329,7 +329,7 @@ class Blacklist:
 
 
 def _data(module: str) -> ModuleType:
-    """A module of the room `data`, looked up when called, for the core imports no room."""
+    """A module of the room `data`, looked up when called: it imports this one."""
     return import_module(f"sani.data.{module}")
 
 
