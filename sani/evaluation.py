@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from itertools import compress
+from itertools import compress, product
 
 import numpy as np
 import pandas as pd
@@ -329,18 +329,16 @@ def _of_kind(units: pd.DataFrame, kind: str) -> pd.Series:
 
 def _exposures(units: pd.DataFrame) -> list[dict]:
     """Rows of exposure, by kind, for names and by type: its mean over the units that have one."""
+    units, rows = units[units["term_id"] >= 0], []
     named = (*KINDS, "all", "names", *sorted({*units["type"]} - {""}))
-    rows, kinds = [], [kind for kind in named if _of_kind(units, kind).any()]
-    for context, column in EXPOSURES.items():
-        if column not in units:
-            continue
-        for metric, chosen in (("exposure", True), ("exposure_rare", units["iterations"] <= RARE)):
-            for kind in kinds:
-                for spans, of_spans in (("scored", units["scored"]), ("matched", units["term_id"] >= 0)):
-                    found = units.loc[_of_kind(units, kind) & of_spans & chosen, column]
-                    count = int(found.count())
-                    row = _row(kind, spans, context, metric, count, len(found))
-                    rows.append(row | {"value": float(found.mean()) if count else float("nan")})
+    kinds = {kind: of_kind.to_numpy() for kind in named if (of_kind := _of_kind(units, kind)).any()}
+    spans = {"scored": units["scored"].to_numpy(), "matched": np.ones(len(units), dtype=bool)}
+    metrics = {"exposure": spans["matched"], "exposure_rare": (units["iterations"] <= RARE).to_numpy()}
+    for context, metric, kind, of in product((c for c, n in EXPOSURES.items() if n in units), metrics, kinds, spans):
+        found = units[EXPOSURES[context]].to_numpy()[metrics[metric] & kinds[kind] & spans[of]]
+        count = np.count_nonzero(~np.isnan(found))
+        row = _row(kind, of, context, metric, count, len(found))
+        rows.append(row | {"value": float(np.nansum(found) / count) if count else float("nan")})
     return rows
 
 

@@ -6,6 +6,7 @@ frequent in a corpus ranks the true one high. 0.5: nothing is remembered of who 
 the likeliest; clearly below 0.5: it is avoided, which betrays it just as well.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from .predictions import Portion, Units, earlier_mentions, evaluating
 ALTERNATIVES, FEWEST = 64, 8  # of a unit: at most, and without which it is not scored
 SAMPLE = 300  # units of a causal model that are scored: each costs passes of its own
 RARE = 3  # iterations of a rare term, at most
+KEPT, MOST_KEPT = {}, 8  # the alternatives of the last blocks: studies and audits measure many models on the same
 NAMES = frozenset("PATIENT DOCTOR HOSPITAL LOCATION PERSON PER ORG ORGANIZATION LOC GPE NAME".split())
 
 
@@ -85,6 +87,19 @@ def alternatives(units: Units, seed: int, readable: np.ndarray) -> Alternatives:
     return Alternatives(rows[:, 0], rows[:, 1:], written)
 
 
+def alternatives_of(units: Units, seed: int, readable: np.ndarray) -> Alternatives:
+    """The `alternatives`, those of the same units from memory."""
+    columns = units.table[["term_id", "person_id", "type_id", "tokens", "style"]].to_numpy(np.int64)
+    digest = hashlib.sha256(str((seed, columns.shape)).encode())
+    for values in (columns, readable, *(units.tokens[name] for name in ("unit", "place", "id"))):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    if (key := digest.digest()) not in KEPT:
+        if len(KEPT) == MOST_KEPT:
+            del KEPT[next(iter(KEPT))]
+        KEPT[key] = alternatives(units, seed, readable)
+    return KEPT[key]
+
+
 def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where runs of equal values start, and how long they are."""
     first = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
@@ -116,7 +131,7 @@ class Ranks:
         self, units: Units, seed: int, readable: np.ndarray, causal: bool,
         contexts: Sequence[str] = ("visible", "isolated"),
     ):  # fmt: skip
-        self.units, self.found = units, alternatives(units, seed, readable)
+        self.units, self.found = units, alternatives_of(units, seed, readable)
         if causal and len(self.found.unit) > SAMPLE:
             lot = uniform(torch.from_numpy(self.found.unit), seed, 3).argsort()[:SAMPLE].sort().values.numpy()
             self.found = self.found._replace(unit=self.found.unit[lot], ids=self.found.ids[lot])
@@ -148,25 +163,29 @@ class Ranks:
         `hidden`: what is not readable in each context, boolean (rows, block_size), in place of the usual.
         """
         here, pad = processes(), blocks_.info(blocks)["pad_token_id"]
-        columns, table = self.units.columns, self.units.table
-        todo = [(slot, context) for slot in range(len(self.found.unit)) for context in self.scores]
-        todo = todo[here.process_index :: here.num_processes]
+        columns, tokens = self.units.columns, self.units.tokens
+        first = np.zeros(len(self.units.table), dtype=np.int64)  # the place of each unit's first token
+        first[tokens["unit"][tokens["place"] == 0]] = tokens["position"][tokens["place"] == 0]
+        todo = range(here.process_index, len(self.found.unit), here.num_processes)
         disable = not progress or not here.is_main_process
         bar = tqdm(todo, "exposure", unit="unit", delay=2, mininterval=1, disable=disable, leave=False)
         with evaluating(model):
-            for slot, context in bar:
-                row, unit_id = table.loc[self.found.unit[slot], ["row", "unit_id"]]
-                start = int((columns["unit_ids"][row] == unit_id).nonzero()[0, 0])
-                before = columns["input_ids"][row, :start]
-                if hidden is not None:
-                    before = before.masked_fill(hidden[context][row, :start], pad)
-                elif context == "isolated":
-                    before = before.masked_fill(earlier_mentions(columns["term_ids"][row], start), pad)
-                ids = self.found.ids[slot]
+            for slot in bar:
+                row, start = divmod(int(first[self.found.unit[slot]]), columns["input_ids"].shape[1])
+                ids, found = self.found.ids[slot], {}
                 written = torch.from_numpy(self.found.written[ids[ids >= 0]])
                 written = written[:, : int((written[0] >= 0).sum())]
-                found = continued(model, before[None], attended(torch.ones_like(before), before, pad)[None], written)
-                self.scores[context][slot, torch.from_numpy(ids >= 0)] = found.double().cpu()
+                for context, scores in self.scores.items():
+                    before = columns["input_ids"][row, :start]
+                    if hidden is not None:
+                        before = before.masked_fill(hidden[context][row, :start], pad)
+                    elif context == "isolated":
+                        before = before.masked_fill(earlier_mentions(columns["term_ids"][row], start), pad)
+                    read = tuple(before.tolist())  # of a term's first mention the same in both contexts
+                    if read not in found:
+                        attention = attended(torch.ones_like(before), before, pad)
+                        found[read] = continued(model, before[None], attention[None], written).double().cpu()
+                    scores[slot, torch.from_numpy(ids >= 0)] = found[read]
 
     def of_units(self) -> dict[str, np.ndarray]:
         """Exposure of every unit by context, float64 (units,); NaN where it is not scored."""

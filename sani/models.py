@@ -4,6 +4,7 @@ import copy
 import os
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import MethodType
 from typing import NamedTuple
@@ -249,6 +250,7 @@ def read(kind, name: str | Path, **more):
         ) from error
 
 
+@cache
 def is_causal(name: str | Path) -> bool:
     """Whether a model predicts the next token (GPT-2, Llama, …) rather than masked ones, by its config.json alone."""
     return _family_named(read(AutoConfig, name).model_type).causal

@@ -457,10 +457,19 @@ def test_few_logits_at_once_change_nothing(loaded, corpus, monkeypatch):
     assert sani.evaluate(model, blocks, progress=False).counts.equals(whole.counts)
 
 
+PARROTS = {}  # by kind: each is trained once
+
+
 @pytest.fixture
-def parrot(loaded):
+def parrot(kind, loaded):
     """A model that knows four records by heart, and what it was trained on."""
-    model, tokenizer = loaded
+    if kind not in PARROTS:
+        PARROTS[kind] = new_parrot(*loaded)
+    model, *rest = PARROTS[kind]
+    return clone(model), *rest
+
+
+def new_parrot(model, tokenizer):
     corpus = make_corpus(
         [f"The patient {name} was seen at Saint-Luke Hospital." for name in ("John Smith", "Jane O'Neil")],
         [

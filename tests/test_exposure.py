@@ -262,3 +262,23 @@ def test_types_travel_with_blacklist_and_blocks(tmp_path):
     named = blacklist.terms(reveal=True).query("type == 'PATIENT'")["term"].iloc[0]
     other = Blacklist([named]) | Blacklist.from_annotations(corpus)
     assert other.terms(reveal=True).set_index("term").loc[named, "type"] == "PATIENT"
+
+
+def test_alternatives_are_remembered_of_the_same_units_only(monkeypatch):
+    corpus, tokenizer = people(1), make_tokenizer("byte-level-bpe")
+    blocks = encode(corpus, tokenizer, Blacklist.from_annotations(corpus), block_size=48)
+    found = alternatives(layout(blocks, 0), 0, (listed := layout(blocks, 0).table["term_id"] >= 0).to_numpy())
+    monkeypatch.setattr(sani.exposure, "KEPT", {})
+    asked = sani.exposure.alternatives_of
+    for _ in range(2):
+        again = asked(layout(blocks, 0), 0, listed.to_numpy())
+        assert all(np.array_equal(one, other) for one, other in zip(found, again))
+    assert len(sani.exposure.KEPT) == 1
+    fewer = listed & (np.arange(len(listed)) % 2 == 0)
+    for other in (asked(layout(blocks, 0), 1, listed.to_numpy()), asked(layout(blocks, 0), 0, fewer.to_numpy())):
+        assert not np.array_equal(other.ids, found.ids)
+    others = blocks.select(range(len(blocks) // 2))
+    assert len(asked(layout(others, 0), 0, (layout(others, 0).table["term_id"] >= 0).to_numpy()).unit) < len(found.unit)
+    for seed in range(20):
+        asked(layout(blocks, 0), seed, listed.to_numpy())
+    assert len(sani.exposure.KEPT) == sani.exposure.MOST_KEPT

@@ -33,12 +33,12 @@ def mtsamples(tmp_path):
 
 
 def echr(tmp_path):
-    corpus = sani.load_corpus(REAL / "legal" / "echr_fr.jsonl", records=40)
+    corpus = sani.load_corpus(REAL / "legal" / "echr_fr.jsonl", records=20)
     return corpus, sani.Blacklist.from_annotations(corpus)
 
 
 def presidio(tmp_path):
-    corpus = sani.load_corpus(REAL / "pii" / "presidio_synth_v2.json")
+    corpus = sani.load_corpus(REAL / "pii" / "presidio_synth_v2.json", records=400)
     return corpus, sani.Blacklist.from_annotations(corpus)
 
 
@@ -117,7 +117,7 @@ def test_the_main_job_and_its_counts(load, weights, tmp_path):
         assert gold_units == pytest.approx(counts["annotated"], rel=0.01)
 
     # One epoch of SANI and one pass of evaluation, on a slice that a test has time for.
-    part = blocks.select(range(min(len(blocks), 60)))
+    part = blocks.select(range(min(len(blocks), 24)))
     clean = sani.sanitize(model, part, epochs=1, seed=0, progress=False)
     report = sani.evaluate(clean, part, base=model, progress=False)
     rows = tensors(part)
