@@ -9,7 +9,8 @@ import pytest
 from datasets import concatenate_datasets
 
 import sani
-from sani import Blacklist, audit, auditing, encode, load_model
+from sani import Blacklist, audit, encode, load_model
+from sani.attacks import auditing
 from sani.attacks.auditing import ATTACKS, FAR, VERDICTS, _function, _verdict, pass_cost
 from sani.data.corpora import with_strangers
 from sani.evaluation import remembered

@@ -15,7 +15,8 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import sani
-from sani import auditing, training
+from sani import training
+from sani.attacks import auditing
 from sani.attacks.rows import resampled, row
 from sani.command import publishing, stages
 from sani.runs import LOCK, files_fingerprint
