@@ -132,6 +132,11 @@ def whole(preset: str, values: dict, model: Path) -> tuple[int, int, float, floa
     corpus = sani.load_corpus("synthetic-clinical", records=4 * size)
     listed = sani.Blacklist.from_annotations(corpus)
     blocks = sani.encode(corpus, reads, listed, setting.block_size, progress=False).select(range(size))
+    held = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    sani.repair(network, blocks, epochs=1, batch_size=size, progress=False)
+    peak = memory("VmHWM") - held
+    weights = sum(p.numel() * p.element_size() for p in network.parameters()) / 2**20
     step = multiply_adds(network, blocks, "repair-only", 1, batch_size=size)
     with FlopCounterMode(display=False) as count:
         sani.evaluate(network, blocks.select([0]), progress=False)
@@ -144,11 +149,7 @@ def whole(preset: str, values: dict, model: Path) -> tuple[int, int, float, floa
             trainings += 1
             training += epochs * rows * step
         measuring += len(setting.trained_at if of_start else setting.repaired_at) * rows * measure
-    held = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
-    sani.repair(network, blocks, epochs=1, batch_size=size, progress=False)
-    weights = sum(p.numel() * p.element_size() for p in network.parameters()) / 2**20
-    return rows, trainings, training, measuring, (memory("VmHWM") - held + weights) / 1024
+    return rows, trainings, training, measuring, (peak + weights) / 1024
 
 
 def row_of(preset: str) -> str:
