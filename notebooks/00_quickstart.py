@@ -24,7 +24,7 @@
 # - **Shows** what a leaking model regurgitates, what SANI leaves of it, and four controls beside it.
 # - **Needs** nothing but this repository: the patients are synthetic, the weights ship with it.
 # - **Writes** `runs/figures/00_quickstart.{csv,svg,png}`, and blocks under `runs/` (plain text, readable by you alone).
-# - **Takes** under 90 seconds and 1.5 GB on two cores.
+# - **Takes** 1½ to 3 minutes and 1.5 GB on two cores.
 
 # %% tags=["parameters"]
 seed: int = 0  # draws the erased neurons, the masks of the repair and the folds of the evaluation
