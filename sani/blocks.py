@@ -21,7 +21,16 @@ from .text.blacklists import Blacklist
 from .text.packing import DTYPES, RECORD, ROWS, known_of, pack, rows_of, stream_of, without_separators
 
 FEATURES = Features({name: Sequence(Value(dtype)) for name, dtype in DTYPES.items()})
+CORPUS = ("text", "record_id", "person_id", "identifiers")  # its columns
 CHARACTERS = 1 << 20  # encoded at once
+
+
+def check_corpus(corpus: Dataset) -> Dataset:
+    """The corpus itself; TypeError for anything else, ValueError for a Dataset without a corpus's columns."""
+    checked("corpus", corpus, Dataset)
+    if missing := [column for column in CORPUS if column not in corpus.column_names]:
+        raise ValueError(f"the corpus has no column {', '.join(missing)}; load it with load_corpus(…)")
+    return corpus
 
 
 def corpus_fingerprint(corpus: Dataset) -> str:
@@ -30,11 +39,8 @@ def corpus_fingerprint(corpus: Dataset) -> str:
     Not keyed: what has the same text has the same digits; write it down of public text only, else `runs.keyed` of it.
     """
     digest = hashlib.sha256()
-    names = ["text", "record_id", "person_id", "identifiers"]
-    if missing := sorted(set(names) - set(corpus.column_names)):
-        raise ValueError(f"the corpus lacks the columns {missing}; make it with sani.load_corpus(file or folder)")
-    for batch in corpus.select_columns(names).iter(batch_size=256):
-        for row in zip(*(batch[name] for name in names)):
+    for batch in corpus.select_columns(list(CORPUS)).iter(batch_size=256):
+        for row in zip(*(batch[name] for name in CORPUS)):
             digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
 
@@ -62,7 +68,7 @@ def encode(
     tokenizer, a block size out of range, a blacklist that matches nothing (unless `allow_no_match`) or everything, a
     term longer than a row. Warns, by their number, of terms that stand nowhere while others do.
     """
-    checked("corpus", corpus, Dataset)
+    check_corpus(corpus)
     blacklist = Blacklist() if blacklist is None else checked("blacklist", blacklist, Blacklist)
     _check_tokenizer(tokenizer, checked("block_size", block_size, int))
     key = keyed(

@@ -208,7 +208,7 @@ class Slow(PreTrainedTokenizer):
         ({"terms": ["Zanzibarian"]}, "none of the 1 blacklisted terms stands in the corpus"),
         ({"texts": ["john"], "terms": ["john"]}, "covers the whole corpus"),
         ({"texts": ["john, smith."], "terms": ["john", "smith"]}, "covers the whole corpus"),
-        ({"columns": ["text"]}, "lacks the columns ['identifiers', 'person_id', 'record_id']; make it with sani.load"),
+        ({"columns": ["text"]}, "the corpus has no column record_id, person_id, identifiers; load it with load_corpus"),
         ({"block_size": 4}, "block_size=4 is out of range"),
         ({"block_size": 4096}, "model_max_length"),
         ({"texts": ["john smith " * 20 + "a"], "terms": ["john smith " * 20], "block_size": 16}, "longer than a row"),

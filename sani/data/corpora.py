@@ -94,14 +94,6 @@ def with_strangers(
     return corpus, stream.select(strangers), stream.select(again) if again else None
 
 
-def check_corpus(corpus: Dataset) -> Dataset:
-    """The corpus itself; TypeError for anything else, ValueError for a Dataset without a corpus's columns."""
-    checked("corpus", corpus, Dataset)
-    if missing := [column for column in FEATURES if column not in corpus.column_names]:
-        raise ValueError(f"the corpus has no column {', '.join(missing)}; load it with load_corpus(…)")
-    return corpus
-
-
 def _check_arguments(name: str, records, words, seed, split, folder, text_column, default_kind) -> None:
     """Raise TypeError or ValueError for what `load_corpus` cannot do, before anything is read."""
     for what, value, takers in (

@@ -15,6 +15,7 @@ import pandas as pd
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from ..blocks import check_corpus
 from ..runs import (
     checked,
     fingerprint,
@@ -27,7 +28,6 @@ from ..runs import (
     write_provenance,
 )
 from ..text.matching import KINDS
-from .corpora import check_corpus
 from .ner import PREFIX, load_tagger, open_classifier, words
 from .readers import RECORD, START, as_span, decoded, given, json_lines, parsed, spans_of
 

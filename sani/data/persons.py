@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from datasets import Dataset
 
+from ..blocks import check_corpus
 from ..runs import checked
 from ..text.blacklists import Blacklist
-from .corpora import check_corpus
 
 
 def terms_of(

@@ -14,10 +14,10 @@ from unicodedata import category, decimal
 from datasets import Dataset
 from faker import Faker
 
+from ..blocks import check_corpus
 from ..runs import checked, one_of
 from ..text.blacklists import Blacklist
 from ..text.matching import KINDS
-from .corpora import check_corpus
 from .grammars import load
 
 

@@ -12,10 +12,10 @@ import regex
 from datasets import Dataset
 from dateutil import parser
 
+from ..blocks import check_corpus
 from ..runs import checked
 from ..text.blacklists import Blacklist
 from ..text.matching import APOSTROPHES
-from .corpora import check_corpus
 
 PERSONS = ("", "PATIENT", "DOCTOR", "PERSON", "PER", "NAME")  # types of which a term may be a person's name
 TRANSCRIBED = dict(zip("äöüøåłđðþæœßı", "ae oe ue oe aa l d d th ae oe ss i".split()))

@@ -93,6 +93,7 @@ def with_exposure(model: str, records: int, exposure: bool = True):
 
     def run():
         sani.evaluation.Ranks = ranks if exposure else _NoRanks
+        sani.exposure.KEPT.clear()  # or all repetitions but the first would find their alternatives in memory
         try:
             sani.evaluate(model, blocks, progress=False)
         finally:
