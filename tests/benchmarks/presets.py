@@ -143,12 +143,11 @@ def whole(preset: str, values: dict, model: Path) -> tuple[int, int, float, floa
     measure = count.get_total_flops() / 2
     training = measuring = trainings = 0
     for one in runs.all_runs(setting):
-        of_start = one.method in runs.TRAINED
-        epochs = setting.epochs if of_start else setting.repair_epochs
-        if one.method != "logit-filter" and epochs:
-            trainings += 1
-            training += epochs * rows * step
-        measuring += len(setting.trained_at if of_start else setting.repaired_at) * rows * measure
+        trained, free = one.method in runs.TRAINED, one.method in ("logit-filter", "sani-tied")
+        epochs = 0 if free else setting.epochs if trained else setting.repair_epochs
+        trainings += epochs > 0
+        training += epochs * rows * step
+        measuring += (1 if free else len(setting.trained_at if trained else setting.repaired_at)) * rows * measure
     return rows, trainings, training, measuring, (peak + weights) / 1024
 
 
