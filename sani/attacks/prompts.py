@@ -103,9 +103,15 @@ def bare_prompts(
     """
     begin, _, end = special_ids(tokenizer)
     rows, finder = [], blacklist.finder(tokenizer)
-    for (type_, length), terms in sorted(_terms(tokenizer, corpus, blacklist, prompts).items()):
-        if family(model).causal:
-            answer, likeliest = _go_on(model, [begin, *terms["before"]], max(length, terms["bytes"]), top)
+    found, longest, answers = sorted(_terms(tokenizer, corpus, blacklist, prompts).items()), Counter(), {}
+    for (_, length), terms in found:
+        longest[*terms["before"]] = max(longest[*terms["before"]], length, terms["bytes"])
+    if family(model).causal:  # one answer to each prompt, whose beginnings are the shorter ones
+        answers = {ids: _go_on(model, [begin, *ids], length, top) for ids, length in longest.items()}
+    for (type_, length), terms in found:
+        if answers:
+            answer, likeliest = answers[*terms["before"]]
+            answer = answer[: max(length, terms["bytes"])]
         else:
             masks = [tokenizer.mask_token_id] * length
             answer, likeliest = _fill_in(model, [begin, *terms["before"], *masks, end], tokenizer.mask_token_id, top)

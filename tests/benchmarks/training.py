@@ -83,6 +83,26 @@ def repair_ours(steps: int, hidden: int, layers: int, heads: int, modernbert: bo
     return run
 
 
+def _sanitized(method: str, steps: int, hidden: int, layers: int, heads: int):
+    model, base = (make_model(hidden, layers, heads) for _ in range(2))
+    blocks, _ = make_blocks(steps * BATCH, records=steps * 40)
+
+    def run():
+        options = {"learning_rate": RATE, "batch_size": BATCH, "progress": False}
+        sani.sanitize(model, blocks, method, epochs=1, base=base, **options)
+        return steps * BATCH * LENGTH
+
+    return run
+
+
+def anchor(**shape):
+    return _sanitized("return-anchor", **shape)
+
+
+def repair_only(**shape):
+    return _sanitized("repair-only", **shape)
+
+
 def _trainer(model, blocks, tokenizer, epochs):
     rows = for_collator(blocks)
     collator = DataCollatorForLanguageModeling(

@@ -42,6 +42,14 @@ WORKS = {
         "repair step, ModernBERT, 8 × 512", "the same Trainer, with ModernBERT's sparse_prediction", "tokens/s",
         "training", "repair_ours", "repair_trainer", BERT_BASE | {"steps": 4, "modernbert": True}, 1.0, None, 2,
     ),
+    "anchor-small": Work(
+        "return-anchor's step, 4 layers × 512, 8 × 512", "ours, repair-only", "tokens/s", "training", "anchor",
+        "repair_only", SMALL | {"steps": 4}, 1 / 1.5, None, 4,
+    ),
+    "anchor-bert-base": Work(
+        "return-anchor's step, bert-base, 8 × 512", "ours, repair-only", "tokens/s", "training", "anchor",
+        "repair_only", BERT_BASE | {"steps": 2}, 1 / 1.5, None, 2,
+    ),
     "matrix-rate": Work(
         "repair step, bert-base, its matrix products", "one large fp32 matrix product", "GFLOP/s", "training",
         "repair_flops", "matrix_rate", BERT_BASE | {"steps": 6}, 0.8, None, 2,
