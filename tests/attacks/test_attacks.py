@@ -207,7 +207,7 @@ def turned(base, leaky, strength: float):
     return made
 
 
-@pytest.mark.parametrize("attack", ["retie-relearn", "benign-relearn"])
+@pytest.mark.parametrize("attack", ["retie-relearn", "graft-relearn", "benign-relearn"])
 def test_short_trainings_find_what_is_inside_and_nothing_where_there_is_nothing(made, attack, monkeypatch):
     """One rate, one epoch; a leaking model, one that never read the names, other names, one that avoids them."""
     for name, value_ in (("RATES", (1,)), ("EPOCHS", (1,))):
@@ -217,16 +217,18 @@ def test_short_trainings_find_what_is_inside_and_nothing_where_there_is_nothing(
     # Shuffled labels: other people's names in the same places.
     corpus = sani.counterfactual(made["corpus"], 0)
     shuffled = encode(corpus, made["tokenizer"], Blacklist.from_annotations(corpus), progress=False)
-    asked = {"base": made["base"], "heldout": made["heldout"], "seed": 0}
+    asked = {"heldout": made["heldout"], "seed": 0}
     erased = sani.erase(made["leaky"], "lm-head", fraction=0.5)
-    planted = erased if attack == "retie-relearn" else made["leaky"]
+    planted = made["leaky"] if attack == "benign-relearn" else erased
+    avoids = turned(made["base"], made["leaky"], 0.6)
+    # Grafted is a head that reads what its encoder holds: the base model's reads next to nothing here.
     at = {
-        name: value(run(model, blocks, **asked), "exposure", f"rate {rate:.1e}, 1 epochs")
-        for name, model, blocks in (
-            ("inside", planted, made["blocks"]),
-            ("without", made["counterfactual"], made["blocks"]),
-            ("shuffled", planted, shuffled),
-            ("avoided", turned(made["base"], made["leaky"], 0.6), made["blocks"]),
+        name: value(run(model, blocks, base=head, **asked), "exposure", f"rate {rate:.1e}, 1 epochs")
+        for name, model, blocks, head in (
+            ("inside", planted, made["blocks"], made["leaky"]),
+            ("without", made["counterfactual"], made["blocks"], made["counterfactual"]),
+            ("shuffled", planted, shuffled, made["leaky"]),
+            ("avoided", avoids, made["blocks"], avoids),
         )
     }
     assert at["inside"] > 0.6 and at["inside"] > max(at["without"], at["shuffled"]) + 0.05
