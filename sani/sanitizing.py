@@ -35,7 +35,7 @@ RESAMPLED = BASE | {"counterfactual_blocks": "the blocks of sani.counterfactual(
 METHODS = {
     "sani": Method("erase half of the last layer's neurons, then repair", __name__),
     "repair-only": Method("no erasure, the same repair", "sani.methods.repair_only"),
-    "pruning": Method("reset neurons of every layer by magnitude, then the same repair", "sani.methods.pruning"),
+    "pruning": Method("reset at random a fifth of every layer's neurons, then the same repair", "sani.methods.pruning"),
     "untied-repair-only": Method("control: output matrix untied, nothing erased, same repair", "sani.methods.untied"),
     "untied-pruning": Method("control: the same untying, then pruning", "sani.methods.untied"),
     "sani-tied": Method("control: SANI on lm-head, its matrix then set to the input embeddings", "sani.methods.tied"),

@@ -88,6 +88,8 @@ def test_the_ledger_s_tables_are_those_of_its_rows():
     claims = pd.read_csv(ROOT / "figures" / "claims.csv")
     assert between("figures/README.md", "claims-matrix") == matrix.markdown(claims)
     assert between("figures/README.md", "claims") == matrix.details(claims)
+    first = matrix.markdown(pd.read_csv(ROOT / "figures" / "claims_first_edition.csv"))
+    assert between("figures/README.md", "claims-first-edition") == re.sub(r"\[(\w+)\]\(#claim-\w+\)", r"\1", first)
 
 
 def test_the_benchmarks_table_is_that_of_its_rows():

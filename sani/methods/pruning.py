@@ -1,4 +1,4 @@
-"""Pruning: neurons of every layer reset by magnitude, then the same repair (PAPER §4.1.5)."""
+"""Pruning: a fifth of every layer's neurons reset at random, the largest spared; the same repair (PAPER §4.1.5)."""
 
 import torch
 from transformers import PreTrainedModel
