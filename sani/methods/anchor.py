@@ -5,7 +5,7 @@ that pushes the term down betrays the list as well. Here the place is taught the
 remembered nor suppressed. Without a base model (use case B) it is taught the model's own, in which the tokens that
 names are written with share evenly what they have together: `equalise`.
 
-A divergence alone does not do: it weighs a token by its probability, and a name that has 1e-4 of it weighs nothing,
+A divergence alone is not enough: it weighs a token by its probability, and a name that has 1e-4 of it weighs nothing,
 though an attacker who ranks names sees it. So the log-probabilities of all tokens that names are written with are
 brought to the reference's by their squared difference beside (matching of logits: Ba & Caruana 2014, arXiv 1312.6184,
 eq. 1).
