@@ -27,7 +27,7 @@ def claims(table: pd.DataFrame) -> Figure:
     text = table.drop_duplicates("id").set_index("id")["claim"]
     several = table.groupby(["id", "setting"])["measure"].nunique()
     tall = several.max() > 1
-    figure, axes = panels((5.2 + 1.15 * len(settings), (0.62 if tall else 0.4) * len(names) + 1.7))
+    figure, axes = panels((max(8.0, 5.2 + 1.15 * len(settings)), (0.62 if tall else 0.4) * len(names) + 1.7))
     for row in table.itertuples():
         shift = 0.0 if row.reading not in READINGS else 0.22 * (READINGS.index(row.reading) - 1.5)
         down = 0.48 * (MEASURES.index(row.measure) - 0.5) if several[row.id, row.setting] > 1 else 0.0
@@ -49,7 +49,7 @@ def claims(table: pd.DataFrame) -> Figure:
     said = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if name in counts)
     lines = "\nTwo lines in a cell: privacy by paper, then by in_place" if tall else ""
     figure.suptitle(
-        f"Verdicts on the paper's claims: {said}{lines}\n(in a cell from left to right: {', '.join(READINGS)}; "
+        f"Verdicts on the paper's claims: {said}{lines}\n(in a cell from left to right: {', '.join(READINGS)};\n"
         f"a mark in the middle: the claim does not depend on it)", fontsize=10,
     )  # fmt: skip
     return figure
