@@ -52,13 +52,14 @@ class Anchor:
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
         chosen = batch["labels"] != IGNORE
         listed = batch["sensitive"][chosen] > 0
-        losses = F.cross_entropy(logits, batch["labels"][chosen], reduction="none")
+        log_p = F.log_softmax(logits, dim=-1)
+        losses = F.nll_loss(log_p, batch["labels"][chosen], reduction="none")
         if not listed.any():
             return losses
-        taught, own = self.taught(batch, chosen & (batch["sensitive"] > 0)), F.log_softmax(logits[listed], dim=-1)
-        tokens = self.tokens.to(own.device)
-        apart = (own[:, tokens] - taught[:, tokens]).square().mean(dim=1)
-        apart = apart + F.kl_div(own, taught, reduction="none", log_target=True).sum(dim=1)
+        own, taught = log_p[listed], self.taught(batch, chosen & (batch["sensitive"] > 0))
+        tokens, p_taught = self.tokens.to(own.device), taught.exp()
+        apart = (own.index_select(1, tokens) - taught.index_select(1, tokens)).square().mean(dim=1)
+        apart = apart + torch.linalg.vecdot(p_taught, taught) - torch.linalg.vecdot(p_taught, own)
         return losses.masked_scatter(listed, WEIGHT * apart)
 
     @torch.no_grad()

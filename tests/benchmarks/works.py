@@ -44,7 +44,7 @@ WORKS = {
     ),
     "anchor-small": Work(
         "return-anchor's step, 4 layers × 512, 8 × 512", "ours, repair-only", "tokens/s", "training", "anchor",
-        "repair_only", SMALL | {"steps": 4}, 1 / 1.5, None, 4,
+        "repair_only", SMALL | {"steps": 8}, 1 / 1.5, None, 3,
     ),
     "anchor-bert-base": Work(
         "return-anchor's step, bert-base, 8 × 512", "ours, repair-only", "tokens/s", "training", "anchor",
