@@ -141,8 +141,8 @@ figures.present(
 # (04 shows it). Iterations: how often a name stands.*
 #
 # In the first epochs utility, and what is predicted of indirect identifiers, fall below the base model's, also where these
-# words are targets (MLM); then they rise. MLMA, which has read `X` for every name, ends below the base in utility on the raw
-# text.
+# words are targets (MLM); then they rise (but for the indirect identifiers of PPMLM, which stay at 0). MLMA, which has read
+# `X` for every name, ends below the base in utility on the raw text.
 
 # %%
 at = {

@@ -163,7 +163,8 @@ table.pivot(index="method", columns="metric", values="value").loc[list(models)].
 # %% [markdown]
 # ## Who is on the list?
 # A last question: can listed names be told from names that nobody read, by the model alone or against the base? 0.5 is
-# not at all. Nothing here passes: names are read as context, and that moves their embeddings.
+# not at all. `return-anchor` and `return-rows` come nearest to it. The counterfactual, which never read the names, is told
+# apart too: by the audit's rule ([12_audit](12_audit.ipynb)) the question is then not testable, and this no evidence.
 
 # %%
 lists = pd.concat(
