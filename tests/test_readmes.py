@@ -92,6 +92,32 @@ def test_the_ledger_s_tables_are_those_of_its_rows():
     assert between("figures/README.md", "claims-first-edition") == re.sub(r"\[(\w+)\]\(#claim-\w+\)", r"\1", first)
 
 
+def test_the_table_of_controls_is_that_of_the_seeds_measured():
+    names = {
+        "base": ("mlm", ""), "unprotected": ("mlm", ""), "counterfactual": ("counterfactual", ""),
+        "repair-only": ("repair-only", "mlm"), "repair-only, untied": ("untied-repair-only", "mlm"),
+        "pruning": ("pruning", "mlm"), "pruning, untied": ("untied-pruning", "mlm"), "**SANI**": ("sani", "mlm"),
+        "SANI, re-tied (one line)": ("sani-tied", "mlm"), "retrain at equal cost": ("retrain-at-equal-cost", ""),
+        "PPMLM from the start": ("ppmlm", ""),
+    }  # fmt: skip
+    metrics = (
+        ("in_place", "direct", "visible"), ("paper", "direct", "visible"), ("exposure", "names", "isolated"),
+        ("exposure_rare", "names", "isolated"), ("utility", "none", "visible"), ("utility_heldout", "none", "visible"),
+    )  # fmt: skip
+    seeds = [pd.read_parquet(ROOT / "figures" / "measured" / f"small-{seed}.parquet") for seed in range(10, 15)]
+    table = pd.concat(seeds).query("missed == 0 and kept_out == 0 and subset == '' and target in ('', 'lm-head')")
+    section = read("figures/README.md").split("**What the controls add")[1].split("![Exposure")[0]
+    shown = re.findall(r"^\| (.+?) \|((?: \d\.\d{3} \|){6})$", section, re.M)
+    assert [name for name, _ in shown] and {name for name, _ in shown} == set(names)
+    for name, cells in shown:
+        method, start = names[name]
+        of = table[(table["method"] == method) & (table["start"] == start)]
+        of = of[of["epoch"] == (0 if name == "base" else of["epoch"].max())].set_index(["metric", "kind", "context"])
+        for metric, cell in zip(metrics, cells.strip(" |").split(" | ")):
+            assert len(of.loc[[metric], "value"]) == 5
+            assert of.loc[[metric], "value"].mean() == pytest.approx(float(cell), abs=0.00051), (name, metric)
+
+
 def test_the_benchmarks_table_is_that_of_its_rows():
     table = pd.read_csv(ROOT / "figures" / "benchmarks.csv")
     assert between("tests/benchmarks/README.md", "benchmarks") == markdown_table(table)
