@@ -8,23 +8,26 @@ the likeliest; clearly below 0.5: it is avoided, which betrays it just as well.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from . import blocks as blocks_
-from .devices import processes
-from .masking import attended, uniform
+from .devices import processes, rows_at_once
+from .masking import uniform
 from .models import family
 from .predictions import Portion, Units, earlier_mentions, evaluating
 
 ALTERNATIVES, FEWEST = 64, 8  # of a unit: at most, and without which it is not scored
-SAMPLE = 300  # units of a causal model that are scored: each costs passes of its own
+SAMPLE, PLACES = 300, 32  # units of a causal model that are scored: each is read by itself; how many at once, at most
 RARE = 3  # iterations of a rare term, at most
 KEPT, MOST_KEPT = {}, 8  # the alternatives of the last blocks: studies and audits measure many models on the same
 NAMES = frozenset("PATIENT DOCTOR HOSPITAL LOCATION PERSON PER ORG ORGANIZATION LOC GPE NAME".split())
@@ -166,26 +169,33 @@ class Ranks:
         columns, tokens = self.units.columns, self.units.tokens
         first = np.zeros(len(self.units.table), dtype=np.int64)  # the place of each unit's first token
         first[tokens["unit"][tokens["place"] == 0]] = tokens["position"][tokens["place"] == 0]
-        todo = range(here.process_index, len(self.found.unit), here.num_processes)
+        asked: dict[tuple, list[str]] = {}  # of a term's first mention the same is read in both contexts
+        for slot in range(here.process_index, len(self.found.unit), here.num_processes):
+            row, start = divmod(int(first[self.found.unit[slot]]), columns["input_ids"].shape[1])
+            size = int((self.found.written[self.found.ids[slot, 0]] >= 0).sum())
+            for context in self.scores:
+                before = columns["input_ids"][row, :start]
+                if hidden is not None:
+                    before = before.masked_fill(hidden[context][row, :start], pad)
+                elif context == "isolated":
+                    before = before.masked_fill(earlier_mentions(columns["term_ids"][row], start), pad)
+                asked.setdefault((size, start, slot, tuple(before.tolist())), []).append(context)
         disable = not progress or not here.is_main_process
-        bar = tqdm(todo, "exposure", unit="unit", delay=2, mininterval=1, disable=disable, leave=False)
-        with evaluating(model):
-            for slot in bar:
-                row, start = divmod(int(first[self.found.unit[slot]]), columns["input_ids"].shape[1])
-                ids, found = self.found.ids[slot], {}
-                written = torch.from_numpy(self.found.written[ids[ids >= 0]])
-                written = written[:, : int((written[0] >= 0).sum())]
-                for context, scores in self.scores.items():
-                    before = columns["input_ids"][row, :start]
-                    if hidden is not None:
-                        before = before.masked_fill(hidden[context][row, :start], pad)
-                    elif context == "isolated":
-                        before = before.masked_fill(earlier_mentions(columns["term_ids"][row], start), pad)
-                    read = tuple(before.tolist())  # of a term's first mention the same in both contexts
-                    if read not in found:
-                        attention = attended(torch.ones_like(before), before, pad)
-                        found[read] = continued(model, before[None], attention[None], written).double().cpu()
-                    scores[slot, torch.from_numpy(ids >= 0)] = found[read]
+        bar = tqdm(
+            total=len(asked), desc="exposure", unit="place", delay=2, mininterval=1, disable=disable, leave=False
+        )
+        with evaluating(model), bar:
+            for size, places in groupby(sorted(asked), key=itemgetter(0)):
+                for some in at_once(model, list(places), size):
+                    slots = [slot for _, _, slot, _ in some]
+                    ids = self.found.ids[slots]
+                    written = torch.from_numpy(self.found.written[np.where(ids < 0, ids[:, :1], ids), :size])
+                    found = continued(model, [torch.tensor(read) for *_, read in some], written, pad)
+                    found = found.double().cpu().masked_fill(torch.from_numpy(ids < 0), 0)
+                    for place, values in zip(some, found):
+                        for context in asked[place]:
+                            self.scores[context][place[2]] = values
+                    bar.update(len(some))
 
     def of_units(self) -> dict[str, np.ndarray]:
         """Exposure of every unit by context, float64 (units,); NaN where it is not scored."""
@@ -203,18 +213,39 @@ class Ranks:
         return found
 
 
-def continued(model: PreTrainedModel, before: Tensor, attention: Tensor, written: Tensor) -> Tensor:
-    """Log-probabilities (n,) of n texts of k tokens, written (n, k), after a text before (1, length)."""
-    device, head = model.device, family(model).head
-    before, attention, written = before.to(device), attention.to(device), written.to(device)
-    read = model.base_model(input_ids=before, attention_mask=attention, use_cache=True)
-    found = head(model, read.last_hidden_state[:, -1]).float().log_softmax(dim=-1)[0, written[:, 0]]
-    if written.shape[1] > 1:
+def at_once(model: PreTrainedModel, places: list[tuple], size: int) -> Iterator[list[tuple]]:
+    """Places (…, how many tokens are before it, …), sorted by that number, in portions that `continued` takes."""
+    while places:
+        count = rows_at_once(model, PLACES, max(places[-1][1], (1 + ALTERNATIVES) * size))
+        yield places[-count:]
+        del places[-count:]
+
+
+def continued(model: PreTrainedModel, before: Sequence[Tensor], written: Tensor, pad: int) -> Tensor:
+    """Log-probabilities (places, n) of n texts of k tokens, written (places, n, k), each after the tokens before it.
+
+    `before`: of each place int64 (length,), at least one; those that are `pad` are not read. It is read once, and all
+    texts after it in one row, where each attends to itself and to what is before (a tree of them: Miao et al. 2024,
+    SpecInfer, arXiv 2305.09781, §4.2).
+    """
+    device, head, (count, many, size) = model.device, family(model).head, written.shape
+    lengths = torch.tensor([len(ids) for ids in before], device=device)[:, None]
+    ids = pad_sequence(list(before), batch_first=True, padding_value=pad, padding_side="left").to(device)
+    seen, written = ids != pad, written.to(device)
+    where = (torch.arange(ids.shape[1], device=device) - ids.shape[1] + lengths).clamp(min=0)
+    read = model.base_model(input_ids=ids, attention_mask=seen.long(), position_ids=where, use_cache=True)
+    found = head(model, read.last_hidden_state[:, -1]).float().log_softmax(dim=-1).gather(1, written[:, :, 0])
+    if size > 1:
         name = "cache" if "cache" in read else "past_key_values"  # as transformers called it before 5.24
-        read[name].batch_repeat_interleave(len(written))
-        attention = torch.cat((attention.expand(len(written), -1), torch.ones_like(written[:, 1:])), dim=1)
-        options = {name: read[name], "use_cache": True}
-        hidden = model.base_model(input_ids=written[:, :-1], attention_mask=attention, **options).last_hidden_state
-        later = head(model, hidden).float().log_softmax(dim=-1)
-        found = found + later.gather(2, written[:, 1:, None]).squeeze(2).sum(dim=1)
+        place = torch.arange(size - 1, device=device).repeat(many)
+        text = torch.arange(many, device=device).repeat_interleave(size - 1)
+        own = (text[:, None] == text) & (place[:, None] >= place)
+        allowed = torch.cat((seen[:, None].expand(-1, len(text), -1), own.expand(count, -1, -1)), dim=2)[:, None]
+        attention = torch.zeros_like(allowed, dtype=model.dtype).masked_fill(~allowed, torch.finfo(model.dtype).min)
+        hidden = model.base_model(
+            input_ids=written[:, :, :-1].flatten(1), attention_mask=attention, position_ids=lengths + place,
+            use_cache=True, **{name: read[name]},
+        ).last_hidden_state.view(count, many, size - 1, -1)  # fmt: skip
+        for one, here, wanted in zip(found, hidden, written):  # the logits of all at once would be large
+            one += head(model, here).float().log_softmax(dim=-1).gather(2, wanted[:, 1:, None]).sum(dim=(1, 2))
     return found

@@ -150,10 +150,10 @@ def imports(tree: ast.Module, inside: Sequence[str] = (), package: Path = PACKAG
 
 def _file(module: str, package: Path) -> Path | None:
     """The file of a module of the package; None for one of another package, or for no module."""
-    root, *rest = module.split(".")
-    path = package.joinpath(*rest)
-    found = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return found if root == "sani" and found.exists() else None
+    path = package.joinpath(*module.split(".")[1:])
+    found = path / "__init__.pyi" if path.is_dir() else path.with_suffix(".py")
+    found = found if found.exists() else found.with_suffix(".py")  # no stub, by which `sani` loads
+    return found if module.split(".")[0] == "sani" and found.exists() else None
 
 
 def run_folder(stage: str, module: str, **arguments) -> Path:

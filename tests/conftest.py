@@ -1,6 +1,8 @@
 """Small tokenizers of three kinds and small models, made on the spot; every test has a home folder of its own."""
 
+import multiprocessing
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,6 +15,10 @@ import torch
 from datasets import Dataset, Features, Value
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
+
+pytest_plugins = ["pytester"]
+WITHOUT = str(Path(__file__).parent / "files" / "without")  # what takes seconds to load and is of no use here
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (WITHOUT, os.environ.get("PYTHONPATH"))))
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("ci", derandomize=True)
@@ -105,6 +111,22 @@ def make_roberta(vocab_size: int, seed: int = 0) -> RobertaForMaskedLM:
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     return RobertaForMaskedLM(config).eval()
+
+
+FORKS = multiprocessing.get_context("forkserver")  # torch and transformers are loaded once for all
+FORKS.set_forkserver_preload(["sani.attacks.auditing", "sani.study"])
+
+
+def started(function, *arguments, environment: Mapping[str, str] = os.environ) -> multiprocessing.Process:
+    """A function of a test's module, at work in a process of its own."""
+    process = FORKS.Process(target=_with, args=(dict(environment), function, arguments))
+    process.start()
+    return process
+
+
+def _with(environment, function, arguments):
+    os.environ.update(environment)
+    function(*arguments)
 
 
 LONG = ("test_runs_with_reduced_parameters", "test_the_command_on", "test_the_command_makes", "test_no_term_of_four")

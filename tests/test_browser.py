@@ -60,7 +60,7 @@ def lab(tmp_path):
         port = free.getsockname()[1]
     own = {
         "SANI_HOME": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path / "c"), "JUPYTER_DATA_DIR": str(tmp_path / "d"),
-        "JUPYTER_RUNTIME_DIR": str(tmp_path / "r"), "IPYTHONDIR": str(tmp_path / "i"), "PYTHONPATH": str(ROOT),
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "r"), "IPYTHONDIR": str(tmp_path / "i"),
         "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "s"), "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "w"),
         "OMP_NUM_THREADS": "1", "JUPYTER_ALLOW_INSECURE_WRITES": "true",
     }  # fmt: skip

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import types
 from importlib.metadata import version
 from pathlib import Path
 
@@ -77,9 +78,6 @@ def test_rooms_import_one_way():
     for module, tree in modules().items():
         room = room_of(module)
         for other in imported_by(module, tree):
-            if module == "sani.__init__":
-                assert room_of(other) in ("", "text", "data"), "`import sani` loads text, core and data only"
-                continue
             if module == "sani.__main__":
                 assert room_of(other) == "command", "`python -m sani` is the command line and nothing else"
                 continue
@@ -88,10 +86,22 @@ def test_rooms_import_one_way():
             assert allowed, f"{module} imports {other}"
         # By name, when it is called: what reads spans and runs NER models, the methods and the attacks.
         named = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and str(n.value).startswith("sani.")}
-        if room in ("", "text") and module != "sani.__init__":
+        if room in ("", "text"):
             named_rooms = {"sani.text.blacklists": {"data"}, "sani.sanitizing": {"methods"}}
             found = named_rooms.get(module, {""})
             assert {room_of(name) for name in named} <= found, module
+
+
+def test_the_package_loads_what_is_asked_for():
+    """And so not torch, for a command that draws, sweeps or purges."""
+    code = "import sys, sani; print([n for n in sys.modules if n.startswith(('sani.', 'torch', 'transformers'))])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    public = [getattr(sani, name) for name in sani.__all__]
+    rooms = {room_of(found.__module__) for found in public if not isinstance(found, types.ModuleType)}
+    assert rooms == {"", "text", "data", "attacks"} and sani.encode is sani.blocks.encode
+    with pytest.raises(AttributeError, match="sani.*forget"):
+        sani.forget  # noqa: B018
 
 
 def test_rooms_have_no_circles():

@@ -7,11 +7,10 @@ import shutil
 import stat
 import subprocess
 import sys
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
-from conftest import make_model
+from conftest import make_model, started
 
 import sani
 from sani import runs
@@ -105,18 +104,20 @@ def test_imports_are_followed_wherever_they_stand(tmp_path):
     package = tmp_path / "sani"
     (package / "room").mkdir(parents=True)
     files = {
-        "__init__.py": "from .one import f\n",
+        "__init__.py": "",
+        "__init__.pyi": "from .one import f\n",
         "one.py": "def f():\n    from .room import two\n    return two.g()\n",
         "room/__init__.py": "",
         "room/two.py": "from ..three import h\n\ndef g():\n    return h\n",
         "three.py": "h = 1\n",
         "four.py": "import sani.three\n",
         "named.py": "METHODS = {'f': 'sani.three'}\n",
+        "whole.py": "import sani\n",
         "apart.py": "import os\n",
     }
     for name, text in files.items():
         (package / name).write_text(text, encoding="utf-8")
-    stages = ("sani.one", "sani.four", "sani.named", "sani.apart")
+    stages = ("sani.one", "sani.four", "sani.named", "sani.whole", "sani.apart")
 
     def now():
         runs._code.cache_clear()
@@ -124,7 +125,7 @@ def test_imports_are_followed_wherever_they_stand(tmp_path):
 
     before = now()
     (package / "three.py").write_text("h = 2\n", encoding="utf-8")
-    assert [a != b for a, b in zip(before, now())] == [True, True, True, False]
+    assert [a != b for a, b in zip(before, now())] == [True, True, True, True, False]
     whole, less = (code_fingerprint("sani.one", without=w, package=package) for w in ("", "sani.room"))
     assert whole != less
 
@@ -193,11 +194,7 @@ def _make(folder, log):
 
 
 def test_two_processes_make_a_folder_once(tmp_path):
-    context = get_context("spawn")
-    workers = [context.Process(target=_make, args=(tmp_path / "made", tmp_path / "log")) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
+    for worker in [started(_make, tmp_path / "made", tmp_path / "log") for _ in range(2)]:
         worker.join()
     assert (tmp_path / "log").read_text() == "made\n"
 

@@ -3,9 +3,8 @@
 import json
 import os
 import re
+import signal
 import stat
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TEXTS, make_corpus, make_model, make_roberta, make_tokenizer
+from conftest import TEXTS, make_corpus, make_model, make_roberta, make_tokenizer, started
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForMaskedLM, BertConfig, BertModel, get_linear_schedule_with_warmup
@@ -113,56 +112,48 @@ def test_repair_never_raises_the_chance_of_a_blacklisted_term(wordpiece):
     assert chance(learned) > 0.5 > 0.01 > chance(repaired)
 
 
-KILLED = """
-import os, sys
-sys.path.insert(0, {tests!r})
-import torch
-from conftest import make_model, make_tokenizer
-import sani, sani.training, sani.blocks
-from pathlib import Path
-torch.set_num_threads(1)
-sani.training.CHECKPOINT_SECONDS = {every}
-real, steps = sani.training.logits_at, 0
-def dying(*arguments):
-    global steps
-    steps += 1
-    if steps == {kill_at}:
-        os.kill(os.getpid(), 9)
-    return real(*arguments)
-sani.training.logits_at = dying
-seen = []
-model = sani.fine_tune(
-    make_model(160, dropout=0.1), sani.blocks._open(Path({blocks!r})), epochs=4, batch_size=2, seed=3,
-    learning_rate=1e-3, run_dir={run_dir!r}, measure_at=(0, 2, 4), progress=False,
-    measure=lambda m, e: (seen.append(e), {{"norm": float(sum(p.norm() for p in m.parameters()))}})[1],
-)
-print(seen)
-"""
+def _trained(blocks: Path, run_dir: Path, kill_at: int, every: int):
+    """In a process of its own: a training that kills itself at some step."""
+    real, steps = sani.training.logits_at, 0
+
+    def dying(*arguments):
+        nonlocal steps
+        steps += 1
+        if steps == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+
+    torch.set_num_threads(1)
+    sani.training.CHECKPOINT_SECONDS, sani.training.logits_at = every, dying
+    sani.fine_tune(
+        make_model(160, dropout=0.1), sani.blocks._open(blocks), epochs=4, batch_size=2, seed=3,
+        learning_rate=1e-3, run_dir=run_dir, measure_at=(0, 2, 4), progress=False,
+        measure=lambda m, e: {"norm": float(sum(p.norm() for p in m.parameters()))},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("every", [0, 3600])
 def test_killed_at_any_step_and_resumed_it_ends_with_the_same_bits(every, blocks, tmp_path):
-    folder = str(Path(blocks.cache_files[0]["filename"]).parent)
+    folder = Path(blocks.cache_files[0]["filename"]).parent
     steps = 4 * -(-len(blocks) // 2)
 
     def attempt(name, kill_at):
-        code = KILLED.format(
-            tests=str(Path(__file__).parent), blocks=folder, run_dir=str(tmp_path / name), kill_at=kill_at, every=every
-        )
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        process = started(_trained, folder, tmp_path / name, kill_at, every)
+        process.join()
+        return process.exitcode
 
-    assert attempt("whole", 0).returncode == 0
+    assert attempt("whole", 0) == 0
     if every == 0:  # a checkpoint at each step: killed again and again, each attempt dies at its fifth step, three on
         deaths = 0
         while not (tmp_path / "killed" / "params.yaml").exists():
-            done = attempt("killed", 5)
-            assert done.returncode in (0, -9), done.stderr
-            deaths += done.returncode == -9
+            code = attempt("killed", 5)
+            assert code in (0, -signal.SIGKILL)
+            deaths += code == -signal.SIGKILL
         assert deaths == -(-(steps - 4) // 3)
         names = ["killed"]
     else:  # no checkpoint but those after a measure
-        assert attempt("late", steps).returncode == -9
-        assert attempt("late", 0).returncode == 0
+        assert attempt("late", steps) == -signal.SIGKILL
+        assert attempt("late", 0) == 0
         names = ["late"]
     for name in names:
         a, b = (AutoModelForMaskedLM.from_pretrained(tmp_path / n / "model") for n in ("whole", name))

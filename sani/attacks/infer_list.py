@@ -7,6 +7,7 @@ of 0.98. Chance is the counterfactual's AUC; unless that is 0.5 ± 0.05, the con
 """
 
 from collections import defaultdict
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from .. import blocks as blocks_
-from ..exposure import NAMES, continued
-from ..masking import attended
+from ..exposure import ALTERNATIVES, NAMES, at_once, continued
 from ..models import family
 from ..predictions import Units, evaluating, layout, passes, portions
 from .rows import auc, resampled, words_of
@@ -59,14 +59,18 @@ def likelihoods(model: PreTrainedModel, blocks: Dataset, places: pd.DataFrame, a
                 wanted = torch.from_numpy(asked[group])
                 sums[group] += of_group[:, torch.arange(group[1]), wanted].sum(dim=(0, 2)).double().numpy()
     else:
+        pad, found = info["pad_token_id"], defaultdict(list)
+        for place in places.itertuples():
+            at = units.table.loc[place.unit, "row"]
+            start = int((unit_of[at] == place.unit).nonzero()[0, 0])
+            found[place.group].append((at, start))
         with evaluating(model):
-            for place in places.itertuples():
-                at = units.table.loc[place.unit, "row"]
-                start = int((unit_of[at] == place.unit).nonzero()[0, 0])
-                before = units.columns["input_ids"][at, :start]
-                mask = attended(torch.ones_like(before), before, info["pad_token_id"])
-                found = continued(model, before[None], mask[None], torch.from_numpy(asked[place.group]))
-                sums[place.group] += found.double().cpu().numpy()
+            for group, of_group in found.items():
+                for some in at_once(model, sorted(of_group, key=itemgetter(1)), group[1]):
+                    before = [units.columns["input_ids"][at, :start] for at, start in some]
+                    texts = torch.from_numpy(asked[group]).expand(len(some), -1, -1).split(1 + ALTERNATIVES, dim=1)
+                    logs = torch.cat([continued(model, before, of_texts, pad) for of_texts in texts], dim=1)
+                    sums[group] += logs.double().sum(dim=0).cpu().numpy()
     return {group: sums[group] / count for group, count in places["group"].value_counts().items()}
 
 

@@ -1,6 +1,7 @@
 """The rows that attacks return: no term and no text in them, only what share of something came back."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -74,10 +75,20 @@ def bootstrapped(
 
 def words_of(units: Units) -> pd.Series:
     """The words of each unit (object: tuples of token ids), by its number in the table."""
-    tokens = pd.DataFrame({name: units.tokens[name] for name in ("unit", "place", "id")})
-    tokens["word"] = units.columns["word_ids"].view(-1).numpy()[units.tokens["position"]]
-    words = tokens.sort_values(["unit", "place"]).groupby(["unit", "word"], sort=False)["id"].agg(tuple)
-    return words.groupby("unit").agg(tuple)
+    order = np.lexsort((units.tokens["place"], units.tokens["unit"]))
+    unit, ids = units.tokens["unit"][order], units.tokens["id"][order].tolist()
+    word = units.columns["word_ids"].view(-1).numpy()[units.tokens["position"][order]]
+    first = _starts(unit, word)
+    words = [tuple(ids[a:b]) for a, b in pairwise([*first, len(ids)])]
+    of_units = _starts(unit[first])
+    found = [tuple(words[a:b]) for a, b in pairwise([*of_units, len(words)])]
+    return pd.Series(found, index=pd.Index(unit[first][of_units], name="unit"), dtype=object)
+
+
+def _starts(*columns: np.ndarray) -> np.ndarray:
+    """Where runs of rows that are equal in all columns (n,) start."""
+    changed = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    return np.flatnonzero(np.concatenate(([len(columns[0]) > 0], changed)))
 
 
 def auc(scores: np.ndarray, true: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, np.ndarray]:
@@ -85,22 +96,23 @@ def auc(scores: np.ndarray, true: np.ndarray, groups: np.ndarray, seed: int = 0)
 
     Only pairs within a group (int64) are compared; ties count ½. NaN where no group holds both.
     """
-    found = []
     random = np.random.default_rng(seed)
-    for draw in range(1 + 500):
-        wins = pairs = 0.0
-        for group in np.unique(groups):
-            one, other = (scores[(groups == group) & (true == side)] for side in (True, False))
-            if not len(one) or not len(other):
-                continue
-            if draw:
-                one, other = random.choice(one, len(one)), random.choice(other, len(other))
-            order = np.sort(other)
-            below, upto = (np.searchsorted(order, one, side) for side in ("left", "right"))
-            wins += (below + 0.5 * (upto - below)).sum()
-            pairs += len(one) * len(other)
-        found.append(wins / pairs if pairs else float("nan"))
-    return found[0], np.array(found[1:])
+    both = [[scores[(groups == group) & (true == side)] for side in (True, False)] for group in np.unique(groups)]
+    both = [sides for sides in both if all(map(len, sides))]
+    times = [[np.ones((1 + 500, len(side)), dtype=np.int64) for side in sides] for sides in both]  # draw 0 is no draw
+    for draw in range(1, 1 + 500):
+        for of_group in times:
+            for drawn in of_group:
+                count = drawn.shape[1]
+                drawn[draw] = np.bincount(random.integers(0, count, count), minlength=count)
+    wins, pairs = np.zeros(1 + 500), sum(len(one) * len(other) for one, other in both)
+    for (one, other), (of_one, of_other) in zip(both, times):
+        order = other.argsort()
+        lower = np.concatenate((np.zeros((1 + 500, 1)), of_other[:, order].cumsum(axis=1)), axis=1)  # drawn, by rank
+        below, upto = (lower[:, np.searchsorted(other[order], one, side)] for side in ("left", "right"))
+        wins += (of_one * (below + upto)).sum(axis=1) / 2
+    found = wins / pairs if pairs else np.full(1 + 500, np.nan)
+    return float(found[0]), found[1:]
 
 
 def only(blocks: Dataset, records: Iterable[int]) -> Dataset:

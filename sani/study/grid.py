@@ -1,6 +1,7 @@
 """A grid of points, each measured in a run folder of its own, spread over processes."""
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -36,8 +37,11 @@ def side_by_side(work: Callable, waves: Iterable[Sequence[tuple]], jobs: int) ->
     with ExitStack() as stack:
         each = map
         if jobs > 1 < sum(map(len, waves)):
-            spawn = multiprocessing.get_context("spawn")
-            each = stack.enter_context(ProcessPoolExecutor(jobs, spawn, _start)).map
+            # Forked from one that has loaded torch and transformers, which take seconds; else each loads them.
+            how = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+            context = multiprocessing.get_context(how)
+            context.set_forkserver_preload([__name__])
+            each = stack.enter_context(ProcessPoolExecutor(jobs, context, _start, (dict(os.environ),))).map
         else:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(1)
@@ -45,7 +49,8 @@ def side_by_side(work: Callable, waves: Iterable[Sequence[tuple]], jobs: int) ->
             yield from zip(wave, each(work, *zip(*wave)))
 
 
-def _start() -> None:
+def _start(environment: dict[str, str]) -> None:
+    os.environ.update(environment)  # the server of forks has that of its own start
     disable_progress_bar()
     torch.set_num_threads(1)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from distributed import Client, Future, KilledWorker, LocalCluster, wait
 from tqdm.auto import tqdm
 
-from ..devices import usual_jobs
 from ..runs import checked, runs_folder
 from .executing import Task, execute, is_finished
 
@@ -67,6 +66,15 @@ def _unheard(number: int) -> Iterator[None]:
         signal.signal(number, before)
 
 
+def at_once(jobs: int) -> int:
+    """How many runs go side by side: so many, or for 0 one per core, or one where there is a GPU."""
+    if jobs:
+        return jobs
+    from ..devices import usual_jobs  # not above, for it loads torch
+
+    return usual_jobs()
+
+
 def run(tasks: Sequence[Task], jobs: int = 0, scheduler: str = "", progress: bool = True) -> dict[str, str]:
     """Make the runs that are not finished; returns what went wrong, by folder of the run.
 
@@ -78,7 +86,7 @@ def run(tasks: Sequence[Task], jobs: int = 0, scheduler: str = "", progress: boo
     todo = [task for task in tasks if not is_finished(task)]
     if not todo:
         return {}
-    jobs = min(len(todo), jobs or usual_jobs())
+    jobs = min(len(todo), at_once(jobs))
     failed: dict[str, str] = {}
     with connected(jobs, scheduler) as client:
         slots = _slots(client)
