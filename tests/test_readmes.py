@@ -3,12 +3,14 @@
 import ast
 import importlib.util
 import json
+import math
 import re
 from pathlib import Path
 from urllib.parse import unquote
 
 import pandas as pd
 import pytest
+import scipy.stats
 from benchmarks.__main__ import COLUMNS, markdown_table, merged
 from benchmarks.works import WORKS
 
@@ -116,6 +118,43 @@ def test_the_table_of_controls_is_that_of_the_seeds_measured():
         for metric, cell in zip(metrics, cells.strip(" |").split(" | ")):
             assert len(of.loc[[metric], "value"]) == 5
             assert of.loc[[metric], "value"].mean() == pytest.approx(float(cell), abs=0.00051), (name, metric)
+
+
+def test_the_differences_told_of_the_main_setting_are_those_of_its_seeds():
+    """Each paired by seed, with Student's interval over the five."""
+    seeds = [pd.read_parquet(ROOT / "figures" / "measured" / f"small-{seed}.parquet") for seed in range(10, 15)]
+    table = pd.concat(seeds)
+    table["text"] = table["subset"].astype(str)
+
+    def by_seed(method, metric, kind, context, start="mlm", text="", missed=0.0, end=True):
+        of = table[(table["method"] == method) & (table["start"] == start) & table["target"].isin(["", "lm-head"])]
+        of = of[(of["missed"] == missed) & (of["kept_out"] == 0) & (of["text"] == text)]
+        of = of[(of["metric"] == metric) & (of["kind"] == kind) & (of["context"] == context)]
+        found = of[of["epoch"] == (of["epoch"].max() if end else 0)].set_index("seed")["value"].sort_index()
+        assert found.index.tolist() == [10, 11, 12, 13, 14]
+        return found
+
+    def told(difference):
+        half = scipy.stats.t.ppf(0.975, 4) * difference.std(ddof=1) / math.sqrt(5)
+        found = (f"{value:.3f}" for value in (difference.mean(), difference.mean() - half, difference.mean() + half))
+        return "{} [{}, {}]".format(*found).replace("-", "−")
+
+    section = " ".join(
+        read("figures/README.md").split("**What the controls add")[1].split("## The first edition")[0].split()
+    )
+    for metric, kind, context in (("in_place", "direct", "visible"), ("exposure", "names", "isolated")):
+        untied, sani = (by_seed(name, metric, kind, context) for name in ("untied-repair-only", "sani"))
+        assert f"({told(untied - sani)}" in section, metric
+    for missed in (0.05, 0.1):
+        of = {"metric": "in_place", "kind": "all", "context": "visible", "text": f"missed {missed:g}"}
+        after, before = by_seed("sani", missed=missed, **of), by_seed("mlm", start="", **of)
+        told_of = f"{after.mean():.3f} against {before.mean():.3f}, (difference )?{re.escape(told(after - before))}"
+        assert re.search(told_of, section), missed
+    again = {"metric": "in_place", "kind": "direct", "context": "visible", "text": "again"}
+    shares = [by_seed("sani", **again).mean(), by_seed("mlm", start="", **again).mean()]
+    assert (
+        "predicts {:.1%} of the direct identifiers (unprotected: {:.1%})".format(*shares).replace("%", " %") in section
+    )
 
 
 def test_the_benchmarks_table_is_that_of_its_rows():

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -37,9 +38,9 @@ def side_by_side(work: Callable, waves: Iterable[Sequence[tuple]], jobs: int) ->
     with ExitStack() as stack:
         each = map
         if jobs > 1 < sum(map(len, waves)):
-            # Forked from one that has loaded torch and transformers, which take seconds; else each loads them.
-            how = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-            context = multiprocessing.get_context(how)
+            # Forked from one that has loaded torch and transformers, which take seconds. What macOS loads for them does
+            # not live through a fork.
+            context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
             context.set_forkserver_preload([__name__])
             each = stack.enter_context(ProcessPoolExecutor(jobs, context, _start, (dict(os.environ),))).map
         else:
