@@ -24,7 +24,7 @@ from . import blocks as blocks_
 from .devices import processes, rows_at_once
 from .masking import uniform
 from .models import family
-from .predictions import Portion, Units, earlier_mentions, evaluating
+from .predictions import Portion, Units, evaluating, reading, takes_masks
 
 ALTERNATIVES, FEWEST = 64, 8  # of a unit: at most, and without which it is not scored
 SAMPLE, PLACES = 300, 32  # units of a causal model that are scored: each is read by itself; how many at once, at most
@@ -178,21 +178,18 @@ class Ranks:
                 if hidden is not None:
                     before = before.masked_fill(hidden[context][row, :start], pad)
                 elif context == "isolated":
-                    before = before.masked_fill(earlier_mentions(columns["term_ids"][row], start), pad)
+                    terms = columns["term_ids"][row]  # without the earlier mentions of the same one
+                    before = before.masked_fill(terms[:start] == terms[start], pad)
                 asked.setdefault((size, start, slot, tuple(before.tolist())), []).append(context)
         disable = not progress or not here.is_main_process
-        bar = tqdm(
-            total=len(asked), desc="exposure", unit="place", delay=2, mininterval=1, disable=disable, leave=False
-        )
+        bar = tqdm(total=len(asked), desc="exposure", unit="place", delay=2, disable=disable, leave=False)
         with evaluating(model), bar:
             for size, places in groupby(sorted(asked), key=itemgetter(0)):
                 for some in at_once(model, list(places), size):
-                    slots = [slot for _, _, slot, _ in some]
-                    ids = self.found.ids[slots]
+                    ids = self.found.ids[[slot for _, _, slot, _ in some]]
                     written = torch.from_numpy(self.found.written[np.where(ids < 0, ids[:, :1], ids), :size])
                     found = continued(model, [torch.tensor(read) for *_, read in some], written, pad)
-                    found = found.double().cpu().masked_fill(torch.from_numpy(ids < 0), 0)
-                    for place, values in zip(some, found):
+                    for place, values in zip(some, found.double().cpu()):
                         for context in asked[place]:
                             self.scores[context][place[2]] = values
                     bar.update(len(some))
@@ -224,28 +221,25 @@ def at_once(model: PreTrainedModel, places: list[tuple], size: int) -> Iterator[
 def continued(model: PreTrainedModel, before: Sequence[Tensor], written: Tensor, pad: int) -> Tensor:
     """Log-probabilities (places, n) of n texts of k tokens, written (places, n, k), each after the tokens before it.
 
-    `before`: of each place int64 (length,), at least one; those that are `pad` are not read. It is read once, and all
-    texts after it in one row, where each attends to itself and to what is before (a tree of them: Miao et al. 2024,
-    SpecInfer, arXiv 2305.09781, §4.2).
+    `before`: of each place int64 (length,), at least one; those that are `pad` are not read. All texts stand in one row
+    behind it, and each reads it and itself alone (a tree of them: Miao et al. 2024, SpecInfer, arXiv 2305.09781, §4.2).
     """
     device, head, (count, many, size) = model.device, family(model).head, written.shape
-    lengths = torch.tensor([len(ids) for ids in before], device=device)[:, None]
     ids = pad_sequence(list(before), batch_first=True, padding_value=pad, padding_side="left").to(device)
-    seen, written = ids != pad, written.to(device)
-    where = (torch.arange(ids.shape[1], device=device) - ids.shape[1] + lengths).clamp(min=0)
-    read = model.base_model(input_ids=ids, attention_mask=seen.long(), position_ids=where, use_cache=True)
-    found = head(model, read.last_hidden_state[:, -1]).float().log_softmax(dim=-1).gather(1, written[:, :, 0])
-    if size > 1:
-        name = "cache" if "cache" in read else "past_key_values"  # as transformers called it before 5.24
-        place = torch.arange(size - 1, device=device).repeat(many)
-        text = torch.arange(many, device=device).repeat_interleave(size - 1)
-        own = (text[:, None] == text) & (place[:, None] >= place)
-        allowed = torch.cat((seen[:, None].expand(-1, len(text), -1), own.expand(count, -1, -1)), dim=2)[:, None]
-        attention = torch.zeros_like(allowed, dtype=model.dtype).masked_fill(~allowed, torch.finfo(model.dtype).min)
-        hidden = model.base_model(
-            input_ids=written[:, :, :-1].flatten(1), attention_mask=attention, position_ids=lengths + place,
-            use_cache=True, **{name: read[name]},
-        ).last_hidden_state.view(count, many, size - 1, -1)  # fmt: skip
-        for one, here, wanted in zip(found, hidden, written):  # the logits of all at once would be large
-            one += head(model, here).float().log_softmax(dim=-1).gather(2, wanted[:, 1:, None]).sum(dim=(1, 2))
+    texts, length = written[:, :, :-1].flatten(1).to(device), ids.shape[1]
+    if many > 1 and not takes_masks(model, length + texts.shape[1]):
+        each = [ids for ids in before for _ in range(many)]
+        return continued(model, each, written.reshape(-1, 1, size), pad).view(count, many)
+    lengths = torch.tensor([len(ids) for ids in before], device=device)[:, None]
+    own = torch.arange(many, device=device).repeat_interleave(size - 1).expand(count, -1)
+    attention = torch.cat((ids != pad, torch.ones_like(own, dtype=torch.bool)), dim=1)
+    if many > 1:
+        attention = reading(attention, torch.cat((torch.full_like(ids, -1), own), dim=1), model.dtype)
+    place = torch.cat((torch.arange(-length, 0, device=device), torch.arange(size - 1, device=device).repeat(many)))
+    options = {"position_ids": (lengths + place).clamp(min=0), "use_cache": False}
+    hidden = model.base_model(input_ids=torch.cat((ids, texts), dim=1), attention_mask=attention, **options)[0]
+    wanted, later = written.to(device), hidden[:, length:].unflatten(1, (many, size - 1))
+    found = head(model, hidden[:, length - 1]).float().log_softmax(dim=-1).gather(1, wanted[:, :, 0])
+    for one, states, then in zip(found, later, wanted) if size > 1 else ():  # the logits of all at once would be large
+        one += head(model, states).float().log_softmax(dim=-1).gather(2, then[:, 1:, None]).sum(dim=(1, 2))
     return found

@@ -182,11 +182,6 @@ def reading(attention: Tensor, alone: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(reads.shape, dtype=dtype).masked_fill(~reads, torch.finfo(dtype).min)[:, None]
 
 
-def earlier_mentions(terms: Tensor, start: int) -> Tensor:
-    """Which tokens before one (boolean, (start,)) are of the same term, by the term ids (length,) of a row."""
-    return terms[:start] == terms[start]
-
-
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """The model in evaluation mode, and afterwards in the one it was in."""

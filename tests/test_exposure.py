@@ -170,8 +170,9 @@ def test_masked_models_equal_the_reference(kind):
     assert low < report.value("exposure", "names") < high
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_causal_models_equal_the_reference(family, tmp_path):
+@pytest.mark.parametrize(("family", "masks"), [("gpt2", True), ("llama", True), ("gpt2", False)])
+def test_causal_models_equal_the_reference(family, masks, tmp_path):
+    """All alternatives of a unit in one row, or each in its own where a model cannot be told what to read."""
     corpus, tokenizer = people(5), byte_level(pad="<pad>")
     new_model(family, len(tokenizer)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -179,6 +180,8 @@ def test_causal_models_equal_the_reference(family, tmp_path):
     blocks = encode(corpus, tokenizer, Blacklist.from_annotations(corpus, ambiguous="everywhere"), 48)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sani.exposure, "SAMPLE", 12)
+        patch.setattr(sani.exposure, "PLACES", 5)
+        patch.setattr(sani.exposure, "takes_masks", lambda *_: masks)
         report = evaluate(model, blocks)
     columns, all_of_them = tensors(blocks), compared(blocks)
     for context, column in (("visible", "exposure"), ("isolated", "exposure_isolated")):
@@ -199,6 +202,24 @@ def test_causal_models_equal_the_reference(family, tmp_path):
         expected = [exposure(partial(find, unit), *all_of_them[unit]) for unit in found.index]
         off = np.abs(found - np.array(expected))
         assert (off < 1e-9).mean() > 0.9 and off.max() <= 1 / FEWEST
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("masks", [True, False])
+def test_texts_in_one_row_are_as_likely_as_alone(size, masks, monkeypatch):
+    monkeypatch.setattr(sani.exposure, "takes_masks", lambda *_: masks)
+    random, model, pad = torch.Generator().manual_seed(0), new_model("gpt2", 40), 39
+    before = [torch.randint(0, 39, (length,), generator=random) for length in (1, 9, 4)]
+    before[1][[2, 5]] = pad
+    written = torch.randint(0, 39, (3, 6, size), generator=random)
+    with torch.no_grad():
+        found = sani.exposure.continued(model, before, written, pad)
+        for place, texts, values in zip(before, written, found):
+            for text, value in zip(texts, values):
+                whole = torch.cat((place, text))[None]
+                logits = model(whole, attention_mask=(whole != pad).long()).logits[0, len(place) - 1 : -1]
+                expected = logits.log_softmax(dim=-1).gather(1, text[:, None]).sum()
+                torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_that_knows_nothing_scores_a_half_and_one_that_avoids_scores_none(monkeypatch):

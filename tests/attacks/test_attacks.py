@@ -328,6 +328,22 @@ def test_auc_counts_pairs_within_groups_and_ties_by_half():
     assert at_false_positives(np.array([5.0, 1.0, 3.0, 2.0]), np.array([True, True, False, False])) == 0.5
 
 
+def test_draws_of_an_auc_are_those_of_a_plain_loop():
+    random = np.random.default_rng(1)
+    scores, true, groups = random.normal(size=80).round(1), random.random(80) < 0.5, random.integers(0, 6, 80)
+    true[groups == 5] = True  # a group without a false one has no pairs
+    expected, draw = [], np.random.default_rng(3)
+    for _ in range(500):
+        won = pairs = 0
+        for group in range(5):
+            one, other = (scores[(groups == group) & (true == side)] for side in (True, False))
+            one, other = draw.choice(one, len(one)), draw.choice(other, len(other))
+            won += sum((a > b) + 0.5 * (a == b) for a in one for b in other)
+            pairs += len(one) * len(other)
+        expected.append(won / pairs)
+    np.testing.assert_array_equal(auc(scores, true, groups, 3)[1], expected)
+
+
 def test_rows_hold_no_term_and_have_the_agreed_columns(made):
     rows = as_it_is(made["leaky"], made["blocks"], 0) + probe(made["leaky"], made["blocks"], 0)
     assert all(list(row) == COLUMNS[1:] for row in rows)

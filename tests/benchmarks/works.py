@@ -86,7 +86,7 @@ WORKS = {
         "evaluation with exposure, tiny-bert, 200 records", "ours, without exposure", "tokens/s", "evaluation",
         "with_exposure", "without_exposure", {"model": "tiny-bert", "records": 200}, 1 / 1.3, None, 5,
     ),
-    "exposure-tiny-gpt2": Work(  # alternatives are passes of their own: the ratio is told, none is asked for
+    "exposure-tiny-gpt2": Work(  # each unit is read by itself: the ratio is told, none is asked for
         "evaluation with exposure, tiny-gpt2, 120 records", "ours, without exposure", "tokens/s", "evaluation",
         "with_exposure", "without_exposure", {"model": "tiny-gpt2", "records": 120}, 0.0, None, 5,
     ),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..statistics import MEASURES
 from ..tables import EXPOSURES, endpoints, has, objectives, pick, value_of
-from .style import CONTROLS, STYLE, UNTIED, curve, dress, finish, label_of, panels
+from .style import CONTROLS, STYLE, curve, dress, finish, label_of, panels
 
 # Where the parts of an axis of epochs begin and end, by its width. What is measured is evenly spaced within them: on a
 # scale of epochs the unlearning, which is what there is to see, would be a sixth of it.
@@ -133,7 +133,7 @@ def frame(table: pd.DataFrame) -> Figure:
             rows = of_start[of_start["target"] == target]
             _draw(axes, rows, panel, method, label_of(method, target), linestyle="--")
         for method, place in zip(CONTROLS, _spread(range(len(CONTROLS)), CONTROLLED).values()):
-            rows = ends[ends["start"].isin([panel.start] if method in UNTIED else ["", raw])]
+            rows = ends[ends["start"].isin(["", panel.start])]
             _draw(axes, rows.assign(epoch=place), panel, method, linestyle="none")
         _level(axes, ends, panel)
         axes.axvspan(*GREY, color="0.93", zorder=-2)
