@@ -87,7 +87,7 @@ class Report:
         if metric == "utility":
             chosen, part, whole = units["kind"] == "none", "correct", "tokens"
         else:
-            more = () if metric == "in_place" else ("names", *sorted({*units["type"]} - {""}))
+            more = () if metric == "in_place" else ("names", *sorted({*units["type"].unique()} - {""}))
             one_of("kind", kind, (*KINDS, "all", *more))
             part = IN_PLACE[context] if metric == "in_place" else EXPOSURES[context]
             chosen, whole = units["scored"] & _of_kind(units, kind) & units[part].notna(), "one"
@@ -330,7 +330,7 @@ def _of_kind(units: pd.DataFrame, kind: str) -> pd.Series:
 def _exposures(units: pd.DataFrame) -> list[dict]:
     """Rows of exposure, by kind, for names and by type: its mean over the units that have one."""
     units, rows = units[units["term_id"] >= 0], []
-    named = (*KINDS, "all", "names", *sorted({*units["type"]} - {""}))
+    named = (*KINDS, "all", "names", *sorted({*units["type"].unique()} - {""}))
     kinds = {kind: of_kind.to_numpy() for kind in named if (of_kind := _of_kind(units, kind)).any()}
     spans = {"scored": units["scored"].to_numpy(), "matched": np.ones(len(units), dtype=bool)}
     metrics = {"exposure": spans["matched"], "exposure_rare": (units["iterations"] <= RARE).to_numpy()}

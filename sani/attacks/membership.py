@@ -23,20 +23,24 @@ LEAST = 0.2  # of a record's tokens: Min-K %
 
 @torch.inference_mode()
 def token_scores(model: PreTrainedModel, blocks: Dataset, seed: int) -> dict[str, np.ndarray]:
-    """Of every token of the text: `record`, its log-probability `log` and that `normalised` over the vocabulary."""
+    """Of every token of the text: `record`, its log-probability `log` and, of a causal model, that `normalised`."""
     units, causal = layout(blocks, seed), family(model).causal
-    found = torch.zeros(2, *units.columns["unit_ids"].shape, dtype=torch.float64)
+    scores = {name: torch.zeros(units.columns["unit_ids"].shape, dtype=torch.float64) for name in ("log", "normalised")}
     for part in portions(model, blocks, passes(units, causal, ("visible",)), 32):
         logs = part.output.float().log_softmax(dim=-1)
         truth = units.columns["input_ids"][part.rows][part.chosen].to(logs.device)
-        own, likely = logs.gather(1, truth[:, None])[:, 0], logs.exp()
-        mean = (likely * logs).sum(dim=1)
-        spread = ((likely * logs**2).sum(dim=1) - mean**2).clamp(min=1e-12).sqrt()
-        for into, values in zip(found, (own, (own - mean) / spread)):
+        told = {"log": logs.gather(1, truth[:, None])[:, 0]}
+        if causal:  # of masked models nothing asks for it, and it takes as long again
+            likely = logs.exp()
+            mean = (likely * logs).sum(dim=1)
+            spread = ((likely * logs**2).sum(dim=1) - mean**2).clamp(min=1e-12).sqrt()
+            told["normalised"] = (told["log"] - mean) / spread
+        for name, values in told.items():
+            into = scores[name]
             into[part.rows] = into[part.rows].masked_scatter(part.chosen, values.double().cpu())
     at = units.tokens["position"]
-    log, normalised = (values.view(-1).numpy()[at] for values in found)
-    return {"record": units.table["record_id"].to_numpy()[units.tokens["unit"]], "log": log, "normalised": normalised}
+    found = {name: scores[name].view(-1).numpy()[at] for name in (("log", "normalised") if causal else ("log",))}
+    return found | {"record": units.table["record_id"].to_numpy()[units.tokens["unit"]]}
 
 
 def of_records(tokens: dict[str, np.ndarray], score: str, least: float = 1.0) -> np.ndarray:
