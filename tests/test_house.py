@@ -104,6 +104,13 @@ def test_the_package_loads_what_is_asked_for():
         sani.forget  # noqa: B018
 
 
+def test_every_file_of_the_package_is_installed_with_it():
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = configuration["tool"]["setuptools"]["package-data"]["sani"]
+    files = [p.relative_to(PACKAGE) for p in PACKAGE.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
+    assert len(files) > 40 and not [f for f in files if not any(f.match(pattern) for pattern in patterns)]
+
+
 def test_rooms_have_no_circles():
     trees = modules()
     order, path = set(), []
