@@ -64,7 +64,7 @@ def alternatives(units: Units, seed: int, readable: np.ndarray) -> Alternatives:
     listed["lot"] = uniform(torch.tensor(listed["term_id"].to_numpy()), seed, 2).numpy()
     found = [np.zeros((0, 2 + ALTERNATIVES), dtype=np.int64)]
     for _, pool in listed.sort_values(["times", "lot", "term_id"]).groupby(["type_id", "tokens", "style"]):
-        term, first, sizes = (pool["term_id"].to_numpy(), *_runs(pool["term_id"].to_numpy()))
+        term, first, sizes = (pool["term_id"].to_numpy(), *equal_runs(pool["term_id"].to_numpy()))
         # Of all writings of a term in one length and style, the most frequent one stands for it as an alternative.
         usual = pool.groupby("term_id", sort=False)["writing"].agg(lambda all_: np.bincount(all_).argmax()).to_numpy()
         persons, rows = pool["person_id"].to_numpy(), pool[["writing"]].assign(unit=pool.index).to_numpy()
@@ -103,9 +103,9 @@ def alternatives_of(units: Units, seed: int, readable: np.ndarray) -> Alternativ
     return KEPT[key]
 
 
-def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def equal_runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where runs of equal values start, and how long they are."""
-    first = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
+    first = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1]))[: len(values)])
     return first, np.diff(np.append(first, len(values)))
 
 
@@ -114,7 +114,7 @@ def _nearest(times: np.ndarray, lot: np.ndarray) -> Iterator[np.ndarray]:
 
     Of those equally near, which are many where terms are rare, each takes the ones after a place of its own.
     """
-    first, sizes = _runs(times)
+    first, sizes = equal_runs(times)
     counts = times[first]
     for i, (here, at) in enumerate(zip(times, lot)):
         groups = np.flatnonzero((2 * counts >= here) & (counts <= 2 * here))
@@ -185,7 +185,7 @@ class Ranks:
         bar = tqdm(total=len(asked), desc="exposure", unit="place", delay=2, disable=disable, leave=False)
         with evaluating(model), bar:
             for size, places in groupby(sorted(asked), key=itemgetter(0)):
-                for some in at_once(model, list(places), size):
+                for some in in_portions(model, list(places), size):
                     ids = self.found.ids[[slot for _, _, slot, _ in some]]
                     written = torch.from_numpy(self.found.written[np.where(ids < 0, ids[:, :1], ids), :size])
                     found = continued(model, [torch.tensor(read) for *_, read in some], written, pad)
@@ -210,7 +210,7 @@ class Ranks:
         return found
 
 
-def at_once(model: PreTrainedModel, places: list[tuple], size: int) -> Iterator[list[tuple]]:
+def in_portions(model: PreTrainedModel, places: list[tuple], size: int) -> Iterator[list[tuple]]:
     """Places (…, how many tokens are before it, …), sorted by that number, in portions that `continued` takes."""
     while places:
         count = rows_at_once(model, PLACES, max(places[-1][1], (1 + ALTERNATIVES) * size))
@@ -225,21 +225,21 @@ def continued(model: PreTrainedModel, before: Sequence[Tensor], written: Tensor,
     behind it, and each reads it and itself alone (a tree of them: Miao et al. 2024, SpecInfer, arXiv 2305.09781, §4.2).
     """
     device, head, (count, many, size) = model.device, family(model).head, written.shape
+    written = written.to(device)
     ids = pad_sequence(list(before), batch_first=True, padding_value=pad, padding_side="left").to(device)
-    texts, length = written[:, :, :-1].flatten(1).to(device), ids.shape[1]
+    texts, length = written[:, :, :-1].flatten(1), ids.shape[1]
     if many > 1 and not takes_masks(model, length + texts.shape[1]):
-        each = [ids for ids in before for _ in range(many)]
-        return continued(model, each, written.reshape(-1, 1, size), pad).view(count, many)
+        return torch.cat([continued(model, [ids] * many, of[:, None], pad).T for ids, of in zip(before, written)])
     lengths = torch.tensor([len(ids) for ids in before], device=device)[:, None]
     own = torch.arange(many, device=device).repeat_interleave(size - 1).expand(count, -1)
-    attention = torch.cat((ids != pad, torch.ones_like(own, dtype=torch.bool)), dim=1)
+    attention = torch.cat(((ids != pad).long(), torch.ones_like(own)), dim=1)
     if many > 1:
         attention = reading(attention, torch.cat((torch.full_like(ids, -1), own), dim=1), model.dtype)
     place = torch.cat((torch.arange(-length, 0, device=device), torch.arange(size - 1, device=device).repeat(many)))
     options = {"position_ids": (lengths + place).clamp(min=0), "use_cache": False}
     hidden = model.base_model(input_ids=torch.cat((ids, texts), dim=1), attention_mask=attention, **options)[0]
-    wanted, later = written.to(device), hidden[:, length:].unflatten(1, (many, size - 1))
-    found = head(model, hidden[:, length - 1]).float().log_softmax(dim=-1).gather(1, wanted[:, :, 0])
-    for one, states, then in zip(found, later, wanted) if size > 1 else ():  # the logits of all at once would be large
+    later = hidden[:, length:].unflatten(1, (many, size - 1))
+    found = head(model, hidden[:, length - 1]).float().log_softmax(dim=-1).gather(1, written[:, :, 0])
+    for one, states, then in zip(found, later, written):  # the logits of all at once would be large
         one += head(model, states).float().log_softmax(dim=-1).gather(2, then[:, 1:, None]).sum(dim=(1, 2))
     return found

@@ -94,6 +94,11 @@ def test_the_ledger_s_tables_are_those_of_its_rows():
     assert between("figures/README.md", "claims-first-edition") == re.sub(r"\[(\w+)\]\(#claim-\w+\)", r"\1", first)
 
 
+def small_measured():
+    seeds = [pd.read_parquet(ROOT / "figures" / "measured" / f"small-{seed}.parquet") for seed in range(10, 15)]
+    return pd.concat(seeds)
+
+
 def test_the_table_of_controls_is_that_of_the_seeds_measured():
     names = {
         "base": ("mlm", ""), "unprotected": ("mlm", ""), "counterfactual": ("counterfactual", ""),
@@ -106,8 +111,7 @@ def test_the_table_of_controls_is_that_of_the_seeds_measured():
         ("in_place", "direct", "visible"), ("paper", "direct", "visible"), ("exposure", "names", "isolated"),
         ("exposure_rare", "names", "isolated"), ("utility", "none", "visible"), ("utility_heldout", "none", "visible"),
     )  # fmt: skip
-    seeds = [pd.read_parquet(ROOT / "figures" / "measured" / f"small-{seed}.parquet") for seed in range(10, 15)]
-    table = pd.concat(seeds).query("missed == 0 and kept_out == 0 and subset == '' and target in ('', 'lm-head')")
+    table = small_measured().query("missed == 0 and kept_out == 0 and subset == '' and target in ('', 'lm-head')")
     section = read("figures/README.md").split("**What the controls add")[1].split("![Exposure")[0]
     shown = re.findall(r"^\| (.+?) \|((?: \d\.\d{3} \|){6})$", section, re.M)
     assert [name for name, _ in shown] and {name for name, _ in shown} == set(names)
@@ -122,15 +126,14 @@ def test_the_table_of_controls_is_that_of_the_seeds_measured():
 
 def test_the_differences_told_of_the_main_setting_are_those_of_its_seeds():
     """Each paired by seed, with Student's interval over the five."""
-    seeds = [pd.read_parquet(ROOT / "figures" / "measured" / f"small-{seed}.parquet") for seed in range(10, 15)]
-    table = pd.concat(seeds)
+    table = small_measured()
     table["text"] = table["subset"].astype(str)
 
-    def by_seed(method, metric, kind, context, start="mlm", text="", missed=0.0, end=True):
+    def by_seed(method, metric, kind, context, start="mlm", text="", missed=0.0):
         of = table[(table["method"] == method) & (table["start"] == start) & table["target"].isin(["", "lm-head"])]
         of = of[(of["missed"] == missed) & (of["kept_out"] == 0) & (of["text"] == text)]
         of = of[(of["metric"] == metric) & (of["kind"] == kind) & (of["context"] == context)]
-        found = of[of["epoch"] == (of["epoch"].max() if end else 0)].set_index("seed")["value"].sort_index()
+        found = of[of["epoch"] == of["epoch"].max()].set_index("seed")["value"].sort_index()
         assert found.index.tolist() == [10, 11, 12, 13, 14]
         return found
 

@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from .. import blocks as blocks_
-from ..exposure import ALTERNATIVES, NAMES, at_once, continued
+from ..exposure import ALTERNATIVES, NAMES, continued, in_portions
 from ..models import family
 from ..predictions import Units, evaluating, layout, passes, portions
 from .rows import auc, resampled, words_of
@@ -66,7 +66,7 @@ def likelihoods(model: PreTrainedModel, blocks: Dataset, places: pd.DataFrame, a
             found[place.group].append((at, start))
         with evaluating(model):
             for group, of_group in found.items():
-                for some in at_once(model, sorted(of_group, key=itemgetter(1)), group[1]):
+                for some in in_portions(model, sorted(of_group, key=itemgetter(1)), group[1]):
                     before = [units.columns["input_ids"][at, :start] for at, start in some]
                     texts = torch.from_numpy(asked[group]).expand(len(some), -1, -1).split(1 + ALTERNATIVES, dim=1)
                     logs = torch.cat([continued(model, before, of_texts, pad) for of_texts in texts], dim=1)

@@ -25,7 +25,8 @@ LEAST = 0.2  # of a record's tokens: Min-K %
 def token_scores(model: PreTrainedModel, blocks: Dataset, seed: int) -> dict[str, np.ndarray]:
     """Of every token of the text: `record`, its log-probability `log` and, of a causal model, that `normalised`."""
     units, causal = layout(blocks, seed), family(model).causal
-    scores = {name: torch.zeros(units.columns["unit_ids"].shape, dtype=torch.float64) for name in ("log", "normalised")}
+    names, shape = ("log", "normalised") if causal else ("log",), units.columns["unit_ids"].shape
+    scores = {name: torch.zeros(shape, dtype=torch.float64) for name in names}
     for part in portions(model, blocks, passes(units, causal, ("visible",)), 32):
         logs = part.output.float().log_softmax(dim=-1)
         truth = units.columns["input_ids"][part.rows][part.chosen].to(logs.device)
@@ -39,7 +40,7 @@ def token_scores(model: PreTrainedModel, blocks: Dataset, seed: int) -> dict[str
             into = scores[name]
             into[part.rows] = into[part.rows].masked_scatter(part.chosen, values.double().cpu())
     at = units.tokens["position"]
-    found = {name: scores[name].view(-1).numpy()[at] for name in (("log", "normalised") if causal else ("log",))}
+    found = {name: values.view(-1).numpy()[at] for name, values in scores.items()}
     return found | {"record": units.table["record_id"].to_numpy()[units.tokens["unit"]]}
 
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from .. import blocks as blocks_
 from ..evaluation import Report
-from ..exposure import NAMES
+from ..exposure import NAMES, equal_runs
 from ..predictions import Units
 from ..resampling import draws, interval
 from ..runs import fingerprint
@@ -78,17 +78,11 @@ def words_of(units: Units) -> pd.Series:
     order = np.lexsort((units.tokens["place"], units.tokens["unit"]))
     unit, ids = units.tokens["unit"][order], units.tokens["id"][order].tolist()
     word = units.columns["word_ids"].view(-1).numpy()[units.tokens["position"][order]]
-    first = _starts(unit, word)
+    first, _ = equal_runs(unit * (word.max(initial=0) + 1) + word)
     words = [tuple(ids[a:b]) for a, b in pairwise([*first, len(ids)])]
-    of_units = _starts(unit[first])
+    of_units, _ = equal_runs(unit[first])
     found = [tuple(words[a:b]) for a, b in pairwise([*of_units, len(words)])]
     return pd.Series(found, index=pd.Index(unit[first][of_units], name="unit"), dtype=object)
-
-
-def _starts(*columns: np.ndarray) -> np.ndarray:
-    """Where runs of rows that are equal in all columns (n,) start."""
-    changed = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
-    return np.flatnonzero(np.concatenate(([len(columns[0]) > 0], changed)))
 
 
 def auc(scores: np.ndarray, true: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, np.ndarray]:
@@ -96,22 +90,22 @@ def auc(scores: np.ndarray, true: np.ndarray, groups: np.ndarray, seed: int = 0)
 
     Only pairs within a group (int64) are compared; ties count ½. NaN where no group holds both.
     """
-    random = np.random.default_rng(seed)
+    random, total = np.random.default_rng(seed), 1 + 500  # the first is no draw
     both = [[scores[(groups == group) & (true == side)] for side in (True, False)] for group in np.unique(groups)]
     both = [sides for sides in both if all(map(len, sides))]
-    times = [[np.ones((1 + 500, len(side)), dtype=np.int64) for side in sides] for sides in both]  # draw 0 is no draw
-    for draw in range(1, 1 + 500):
+    times = [[np.ones((total, len(side)), dtype=np.int64) for side in sides] for sides in both]
+    for draw in range(1, total):
         for of_group in times:
             for drawn in of_group:
                 count = drawn.shape[1]
                 drawn[draw] = np.bincount(random.integers(0, count, count), minlength=count)
-    wins, pairs = np.zeros(1 + 500), sum(len(one) * len(other) for one, other in both)
+    wins, pairs = np.zeros(total), sum(len(one) * len(other) for one, other in both)
     for (one, other), (of_one, of_other) in zip(both, times):
         order = other.argsort()
-        lower = np.concatenate((np.zeros((1 + 500, 1)), of_other[:, order].cumsum(axis=1)), axis=1)  # drawn, by rank
+        lower = np.concatenate((np.zeros((total, 1)), of_other[:, order].cumsum(axis=1)), axis=1)  # drawn, by rank
         below, upto = (lower[:, np.searchsorted(other[order], one, side)] for side in ("left", "right"))
         wins += (of_one * (below + upto)).sum(axis=1) / 2
-    found = wins / pairs if pairs else np.full(1 + 500, np.nan)
+    found = wins / pairs if pairs else np.full(total, np.nan)
     return float(found[0]), found[1:]
 
 

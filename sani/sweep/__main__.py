@@ -17,7 +17,7 @@ from ..results import figures
 from ..runs import figures_folder, runs_folder
 from .executing import is_finished
 from .planning import collected, declared, parsed, path_of, plan
-from .running import about, at_once, past, run
+from .running import about, jobs_of, past, run
 
 GRID_HELP = "a parameter and its values, as Python literals; the first one named varies fastest"
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if extra := sorted(preset.keys() - known.keys()):
         print(f"{options.preset}: {options.notebook} declares no {', '.join(extra)}; left out")
     found = sum(map(is_finished, tasks))
-    jobs, each = at_once(options.jobs), past(tasks[0].notebook)
+    jobs, each = jobs_of(options.jobs), past(tasks[0].notebook)
     waves = -(-(len(tasks) - found) // jobs)
     how = f"{about(waves * each)} with {jobs} jobs"
     if options.scheduler:

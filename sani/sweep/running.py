@@ -66,7 +66,7 @@ def _unheard(number: int) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def at_once(jobs: int) -> int:
+def jobs_of(jobs: int) -> int:
     """How many runs go side by side: so many, or for 0 one per core, or one where there is a GPU."""
     if jobs:
         return jobs
@@ -86,7 +86,7 @@ def run(tasks: Sequence[Task], jobs: int = 0, scheduler: str = "", progress: boo
     todo = [task for task in tasks if not is_finished(task)]
     if not todo:
         return {}
-    jobs = min(len(todo), at_once(jobs))
+    jobs = min(len(todo), jobs_of(jobs))
     failed: dict[str, str] = {}
     with connected(jobs, scheduler) as client:
         slots = _slots(client)

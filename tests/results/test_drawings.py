@@ -55,9 +55,8 @@ def test_the_frame_shows_both_measures_exposure_and_all_controls(causal):
     ]  # fmt: skip
     assert all(left.get_ylim() == right.get_ylim() for left, right in zip(figure.axes[::2], figure.axes[1::2]))
     for axes in figure.axes:
-        of_other = (
-            {"logit filter"} if axes.get_title().endswith(pseudonymized) else set()
-        )  # which is of the first start
+        # The filter is that of the first start's model.
+        of_other = {"logit filter"} if axes.get_title().endswith(pseudonymized) else set()
         found = set(axes.get_legend_handles_labels()[1])
         assert found >= (LABELS_OF_CONTROLS | {"SANI (lm-head)"}) - of_other and not found & of_other
         (grey,) = axes.patches
