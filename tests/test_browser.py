@@ -53,7 +53,7 @@ def lab(tmp_path):
     notebook = jupytext.read(ROOT / "notebooks" / "11_demo.py")
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
-            cell.source += "\nexamples = 1"
+            cell.source += "\nexamples = 1\nrecords = 60"
     jupytext.write(notebook, folder / "11_demo.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

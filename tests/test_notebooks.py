@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jupytext
@@ -14,8 +15,10 @@ import nbformat
 import papermill
 import pytest
 import yaml
+from conftest import launched
 
 from sani.runs import PACKAGE, _code, imports
+from sani.study import measure
 from sani.study.setting import SETTINGS, Setting
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,6 +122,11 @@ FEWER = {"records": 5, "heldout_records": 2, "epochs": 1}  # of a causal model, 
 ALONE = [((name,), None) for name in NAMES if name not in OF_A]
 
 
+def fewer_samples():
+    """Of free generation, half of the time of a causal smoke run otherwise."""
+    measure.SAMPLES["samples"] = 10
+
+
 @pytest.mark.parametrize(
     "names, preset",
     [*ALONE, (OF_A, None), (OF_A[-1:], "tiny-gpt2")],
@@ -127,6 +135,9 @@ ALONE = [((name,), None) for name in NAMES if name not in OF_A]
 def test_runs_with_reduced_parameters(names, preset, tmp_path, pytester, monkeypatch):
     """papermill prepares, nbval executes every cell and fails on any error."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "jupyter_client.provisioning.local_provisioner.launch_kernel", partial(launched, first=fewer_samples)
+    )
     preset = yaml.safe_load((FOLDER / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")) if preset else {}
     for name in names:
         prepared = tmp_path / f"{name}.ipynb"

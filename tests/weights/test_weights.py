@@ -1,6 +1,7 @@
 """The weights that ship: whole, small, as their manifests say, and past their thresholds when measured again."""
 
 import hashlib
+from functools import cache
 
 import pytest
 from transformers import AutoModelForTokenClassification, AutoTokenizer
@@ -59,6 +60,7 @@ def test_the_causal_and_the_stories_setting_meet_what_was_frozen():
 
 
 def test_corpora_are_those_of_the_manifests():
+    @cache
     def clinical(split, records):
         return load_corpus("synthetic-clinical", records=records, split=split, seed=0)
 
