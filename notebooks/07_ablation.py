@@ -26,7 +26,7 @@
 #   neurons, erasing × repairing, and draws of neurons and of repairs apart, beside the controls.
 # - **Needs** the fine-tuned model of 03, which is made when it is not there.
 # - **Writes** `runs/figures/07_ablation`, and `07_effects` from the ledger of five seeds (`.csv .svg .png`).
-# - **Takes** about 20 minutes and 2 GB on two cores from nothing. The five seeds are a command:
+# - **Takes** about 16 minutes and 2 GB on two cores from nothing. The five seeds are a command:
 #   `python -m sani.study ablation --seeds 0 1 2 3 4`.
 
 # %% tags=["parameters"]

@@ -25,7 +25,7 @@
 #   public text, beside small models that were trained themselves and the controls.
 # - **Needs** nothing: the teachers' base model is pre-trained on the public text when it is not there.
 # - **Writes** `runs/figures/10_distillation` (`.csv .svg .png`).
-# - **Takes** about 12 minutes and 2 GB on two cores from nothing, with teachers trained on less text than those of the
+# - **Takes** about 10 minutes and 2 GB on two cores from nothing, with teachers trained on less text than those of the
 #   ledger. That one, BERT and GPT-2 and several seeds, is a command of its own: `python -m sani.study distillation`.
 
 # %% tags=["parameters"]
@@ -52,7 +52,7 @@ jobs: int = 0  # processes side by side; 0: one per core
 # %%
 from IPython.display import Markdown, display
 
-from sani.results import figures, statistics, tables
+from sani.results import figures, plain, tables
 from sani.runs import figure_file
 from sani.study import Setting, comparisons, distillation
 
@@ -114,7 +114,7 @@ there = figure_file("use_case_a_distillation.csv").exists()
 rows = figures.read("use_case_a_distillation") if there else None
 found = comparisons.differences(rows, comparisons.of_distillation()) if there else None
 for name, of_setting in found.groupby("setting", sort=False) if there else ():
-    display(Markdown(f"### {name}\n" + statistics.answered(of_setting)))
+    display(Markdown(f"### {name}\n" + plain.by_verdict(of_setting)))
 
 # %%
 at = table[table["metric"] == "regurgitation"].set_index(["method", "size", "text"])["value"]

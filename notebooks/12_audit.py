@@ -26,7 +26,7 @@
 #   them.
 # - **Needs** nothing but this repository: leaking and counterfactual models ship with it.
 # - **Writes** `runs/figures/12_audit.{csv,svg,png}`.
-# - **Takes** about 10 minutes and 2 GB on two cores.
+# - **Takes** about 2 minutes and 2 GB on two cores.
 
 # %% tags=["parameters"]
 records: int = 200  # that the leaking BERT was trained on

@@ -1,10 +1,12 @@
 """The notebooks: paired, executed, fresh, small, and running with reduced parameters."""
 
 import ast
+import contextlib
 import dataclasses
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -17,6 +19,7 @@ import pytest
 import yaml
 from conftest import launched
 
+import sani
 from sani.runs import PACKAGE, _code, imports
 from sani.study import measure
 from sani.study.setting import SETTINGS, Setting
@@ -73,6 +76,22 @@ def test_parameters_are_readable_by_papermill_and_those_of_the_smoke_run_exist(n
     assert SMOKE[name].keys() <= declared.keys()
     for key, value in SMOKE[name].items():
         assert type(value).__name__ == declared[key]["inferred_type_name"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_names_of_the_package_exists(name):
+    """Also in a cell that the smoke run goes around, for the figures of the ledger are not there."""
+    tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+    known = {"sani": sani}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("sani"):
+            for alias in node.names:
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+                known[alias.asname or alias.name] = getattr(importlib.import_module(node.module), alias.name)
+    asked = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    asked = [(node.value.id, node.attr) for node in asked if node.value.id in known]
+    assert asked and [f"{of}.{what}" for of, what in asked if not hasattr(known[of], what)] == []
 
 
 def test_only_the_demo_reaches_what_sanitises_live():
@@ -139,6 +158,9 @@ def test_runs_with_reduced_parameters(names, preset, tmp_path, pytester, monkeyp
         "jupyter_client.provisioning.local_provisioner.launch_kernel", partial(launched, first=fewer_samples)
     )
     preset = yaml.safe_load((FOLDER / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")) if preset else {}
+    tracked = tmp_path / "home" / "figures"  # as in a clone, so that what reads the ledger's tables runs too
+    shutil.copytree(ROOT / "figures", tracked, ignore=shutil.ignore_patterns("*.svg", "measured"))
+    before = {path.name: path.read_bytes() for path in tracked.iterdir()}
     for name in names:
         prepared = tmp_path / f"{name}.ipynb"
         values = preset | SMOKE[name] | (FEWER if preset else {})
@@ -146,7 +168,8 @@ def test_runs_with_reduced_parameters(names, preset, tmp_path, pytester, monkeyp
         done = pytester.runpytest_inprocess("--nbval-lax", "-q", "-p", "no:xdist", "-c", os.devnull, str(prepared))
         assert done.ret == 0, done.stdout.str()[-4000:]
         made = {path.suffix for path in (tmp_path / "home" / "runs" / "figures").glob(f"{name[:2]}_*")}
-        assert not (tmp_path / "home" / "figures").exists(), "a notebook leaves the tracked figures alone"
+        after = {path.name: path.read_bytes() for path in tracked.iterdir()}
+        assert after == before, "a notebook leaves the tracked figures alone"
         assert made == {".csv", ".svg", ".png"}
         assert json.loads(prepared.read_text())["cells"]
 

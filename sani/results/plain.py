@@ -89,6 +89,21 @@ def answers(effects: pd.DataFrame, chance: pd.DataFrame) -> str:
     return "\n".join(["| question | answer |", "|---|---|", *(f"| {q} | {a[0].upper()}{a[1:]} |" for q, a in rows)])
 
 
+def by_verdict(found: pd.DataFrame) -> str:
+    """Which of the compared differ, and which way, by question and metric, from `comparisons.differences`."""
+    lines = []
+    for question, of_question in found.groupby("question", sort=False):
+        lines.append(f"\n**{question}**\n")
+        for metric in ("regurgitation", "exposure of names", "utility"):
+            rows = of_question[of_question["metric"] == metric]
+            told = [
+                f"*{verdict}*: " + "; ".join(f"{row.what} ({row.value:+.4f})" for row in group.itertuples())
+                for verdict, group in rows.groupby("verdict")
+            ]
+            lines += [f"- {metric}: {'. '.join(told)}."] * len(rows[:1])
+    return "\n".join(lines)
+
+
 def _answer(at: pd.DataFrame, asked: Asked) -> str:
     """One sentence, from the rows by metric and comparison."""
     lead, parts = "", []
