@@ -1,4 +1,4 @@
-"""The ablation's questions, each answered in one sentence that is made of its comparisons' intervals and verdicts."""
+"""Questions of the ablation and of the distillation, answered from the intervals and verdicts of their comparisons."""
 
 from typing import NamedTuple
 
@@ -100,7 +100,8 @@ def by_verdict(found: pd.DataFrame) -> str:
                 f"*{verdict}*: " + "; ".join(f"{row.what} ({row.value:+.4f})" for row in group.itertuples())
                 for verdict, group in rows.groupby("verdict")
             ]
-            lines += [f"- {metric}: {'. '.join(told)}."] * len(rows[:1])
+            if told:
+                lines.append(f"- {metric}: {'. '.join(told)}.")
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from sani.results.plain import by_verdict
 from sani.results.statistics import (
     CHANGED,
     VERDICTS,
@@ -212,3 +213,16 @@ def test_rank_correlation_by_seed():
     table = terms([1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4]).assign(predicted=[0, 1, 5, 9, 9, 5, 1, 0, 2, 2, 2, 2])
     rho = spearman(table)
     assert rho[0] == pytest.approx(1) and rho[1] == pytest.approx(-1) and math.isnan(rho[2])
+
+
+def test_what_differs_is_told_by_question_metric_and_verdict():
+    found = pd.DataFrame(
+        [("Q?", "a, or b", "utility", 0.02, "higher"), ("Q?", "c, or d", "utility", -0.5, "lower"),
+         ("Q?", "e, or f", "utility", 0.03, "higher"), ("R?", "a, or b", "regurgitation", 0.1, "higher"),
+         ("R?", "a, or b", "another", 0.1, "higher")],
+        columns=["question", "what", "metric", "value", "verdict"],
+    )  # fmt: skip
+    assert by_verdict(found).split("\n") == [
+        "", "**Q?**", "", "- utility: *higher*: a, or b (+0.0200); e, or f (+0.0300). *lower*: c, or d (-0.5000).",
+        "", "**R?**", "", "- regurgitation: *higher*: a, or b (+0.1000).",
+    ]  # fmt: skip
