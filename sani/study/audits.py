@@ -11,7 +11,7 @@ from ..attacks.auditing import ATTACKS, Audit, audit
 from ..runs import made, run_folder
 from . import runs
 from .grid import side_by_side
-from .measured import file_of, keep, kept
+from .measured import file_of, keep, kept, same_rate
 from .prepare import inputs, prepare
 from .runs import Run, complete, readings
 from .setting import Setting
@@ -63,6 +63,8 @@ def table(
     """
     path, of = file_of(setting, "audit"), models(setting) if of is None else of
     known = kept(path, setting)
+    if known is not None and not all(same_rate(path, setting, run) for run in of.values()):
+        known = None
     for seed in seeds:
         there = set() if known is None else set(known.loc[known["seed"] == seed, "model"])
         missing = [name for name in of if name not in there]

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from ..devices import usual_jobs
 from ..runs import code_fingerprint, commit, figures_folder, fingerprint, replacing
 from . import runs
-from .runs import Run, repairs
+from .runs import Run, rate_of, repairs
 from .setting import Setting
 
 
@@ -47,10 +48,16 @@ def _arguments(setting: Setting) -> str:
 def _covers(path: Path, setting: Setting, wanted: Sequence[Run]) -> bool:
     """Whether a file holds what is wanted."""
     found = kept(path, setting)
-    if found is None or any(map(repairs, wanted)) and made_by(path)["rates"] != fingerprint(setting.repair_rates):
+    if found is None or not all(same_rate(path, setting, run) for run in wanted):
         return False
     there = found[list(Run._fields)].drop_duplicates().itertuples(index=False)
     return set(wanted) <= {Run(*row) for row in there}
+
+
+def same_rate(path: Path, setting: Setting, run: Run) -> bool:
+    """Whether a file was made with the learning rate that a run has now; other methods' do not matter."""
+    then = replace(setting, repair_rates=tuple(made_by(path)["rates"].items()))
+    return not repairs(run) or rate_of(then, run) == rate_of(setting, run)
 
 
 def kept(path: Path, setting: Setting) -> pd.DataFrame | None:
@@ -59,17 +66,16 @@ def kept(path: Path, setting: Setting) -> pd.DataFrame | None:
     return pd.read_parquet(path) if same else None
 
 
-def made_by(path: Path) -> dict[str, str]:
-    """What a file says of how it was made: arguments, rates of repair, code (`runs.code_fingerprint`) and commit."""
+def made_by(path: Path) -> dict:
+    """What a file says of how it was made: arguments, rates by method, code (`runs.code_fingerprint`) and commit."""
     return json.loads(pq.read_schema(path).metadata[b"sani"])
 
 
 def keep(path: Path, table: pd.DataFrame, setting: Setting) -> None:
     """Write the file of a table, with what `made_by` tells."""
-    rates = fingerprint(setting.repair_rates)
     how = {
         "arguments": _arguments(setting),
-        "rates": rates,
+        "rates": dict(setting.repair_rates),
         "code": code_fingerprint(runs.__name__),
         "commit": commit(),
     }

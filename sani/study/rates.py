@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..sanitizing import sanitize
+from ..sanitizing import METHODS, sanitize
 from ..training import NonFiniteLoss, fine_tune
 from .grid import Found, table_of, values
 from .measured import file_of, keep, kept
@@ -22,6 +22,10 @@ from .setting import Setting
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 # Other readings of the last layer take the rate of SANI on lm-head.
 SWEPT = ("sani", "repair-only", "pruning", "untied-repair-only", "untied-pruning", "retrain-at-equal-cost")
+# The other methods that train: the first seed tries these rates, and of each method the best two go on to the others.
+TRIED, ON = RATES[:4], 2
+LEFT_OUT = ("sani-tied", "gradient-ascent", "task-vector", "counterfactual")  # no training of their own, or not judged
+METHODS_TRIED = tuple(name for name, m in METHODS.items() if m.trains and name not in (*SWEPT, *LEFT_OUT))
 
 
 class Point(NamedTuple):
@@ -35,6 +39,13 @@ def points(first: bool = True) -> list[Point]:
     """Base and unprotected model, and every method at every rate; with the `first` seed fine-tuning at every rate."""
     ways = ("fine-tuned", *SWEPT) if first else SWEPT
     return [Point("base"), Point("unprotected"), *(Point(way, rate) for way in ways for rate in RATES)]
+
+
+def points_of_methods(first: pd.DataFrame | None = None, delta: float = 0.0) -> list[Point]:
+    """The other methods: at each rate that is TRIED, or, by what the `first` seed found, at the best ON of each."""
+    best = {} if first is None else {method: order(first, method, delta)[:ON] for method in METHODS_TRIED}
+    tried = [Point(method, rate) for method in METHODS_TRIED for rate in best.get(method, TRIED)]
+    return [Point("base"), Point("unprotected"), *tried]
 
 
 def _measure(setting: Setting, seed: int, point: Point) -> Found:
@@ -53,17 +64,24 @@ def _measure(setting: Setting, seed: int, point: Point) -> Found:
     return values(setting, seed, model, more=True)[0]
 
 
-def table(setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bool = True) -> pd.DataFrame:
+def table(
+    setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bool = True, delta: float | None = None
+) -> pd.DataFrame:
     """A row per seed, point and metric; what figures/measured lacks is made first, `jobs` side by side, seed by seed.
 
+    `delta`: that of `chosen`, for the other methods (`points_of_methods`); else those of `points`.
     Columns: seed, those of Point, metric, value, low, high (95 % bootstrap intervals over records).
     """
     setting = replace(setting, repair_rates=())  # it does not depend on what is chosen of it
-    path, names = file_of(setting, "rates"), ["seed", *Point._fields]
+    path, names = file_of(setting, "rates" if delta is None else "method-rates"), ["seed", *Point._fields]
     known = kept(path, setting)
     for seed in seeds:
+        if delta is None:
+            wanted = points(seed == seeds[0])
+        else:
+            wanted = points_of_methods(None if seed == seeds[0] else known[known["seed"] == seeds[0]], delta)
         there = set() if known is None else set(known[names].itertuples(index=False, name=None))
-        missing = [point for point in points(seed == seeds[0]) if (seed, *point) not in there]
+        missing = [point for point in wanted if (seed, *point) not in there]
         if missing:
             complete(setting, [seed], [control_run(setting, "unprotected")], jobs, progress)
             new = table_of("rates", _measure, setting, [seed], missing, jobs, progress)
@@ -73,16 +91,23 @@ def table(setting: Setting, seeds: Sequence[int], jobs: int = 0, progress: bool 
 
 
 def chosen(table: pd.DataFrame, delta: float) -> dict[str, float]:
-    """The rate of each method's repair, as `Setting.repair_rates` has them, from means over seeds.
+    """The rate of each method's repair, as `Setting.repair_rates` has them, the first by `order`."""
+    there = set(table["method"])
+    return {method: order(table, method, delta)[0] for method in (*SWEPT, *METHODS_TRIED) if method in there}
 
-    Of the rates at which no more is regurgitated in place than by the base model, plus δ, the one of the highest
-    utility on persons never trained on; where there is none, the one that regurgitates least.
+
+def order(table: pd.DataFrame, method: str, delta: float) -> list[float]:
+    """The rates of a method's repair, the best first, from means over the seeds; only those that all its seeds tried.
+
+    First those at which no more is regurgitated in place than by the base model, plus δ, by utility on persons never
+    trained on; then the others, those first that regurgitate least.
     """
     means = table.groupby([*Point._fields, "metric"], observed=True)["value"].mean().unstack("metric")
-    limit, found = float(means.loc["base", "regurgitation"].iloc[0]) + delta, {}
-    for method in SWEPT:
-        rows = means.loc[method].dropna(subset=["regurgitation", "utility_heldout"])
-        private = rows[rows["regurgitation"] <= limit]
-        best = private["utility_heldout"].idxmax() if len(private) else rows["regurgitation"].idxmin()
-        found[method] = float(best)
-    return found
+    limit = float(means.loc["base", "regurgitation"].iloc[0]) + delta
+    there = table["method"].eq(method) & table["metric"].eq("regurgitation") & table["value"].notna()
+    seeds = table[there].groupby("rate")["seed"].nunique()  # where training diverged there is no such row
+    rows = means.loc[method].dropna(subset=["regurgitation", "utility_heldout"])
+    rows = rows[rows.index.isin(seeds.index[seeds == seeds.max()])]
+    private = rows[rows["regurgitation"] <= limit].sort_values("utility_heldout", ascending=False, kind="stable")
+    others = rows[rows["regurgitation"] > limit].sort_values("regurgitation", kind="stable")
+    return [float(rate) for rate in (*private.index, *others.index)]

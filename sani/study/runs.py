@@ -149,9 +149,10 @@ def _unlearned(setting: Setting, seed: int, run: Run) -> PreTrainedModel:
     if run.method == "sani-tied":
         return fine_tune(retie(start), data.raw, epochs=0, **_options(setting, data, run, [0], [0]))
     if not METHODS[run.method].trains:
-        filtered = sanitize(start, data.raw, run.method, seed=seed, base=data.base, progress=False)
-        model = fine_tune(filtered, data.raw, epochs=0, **_options(setting, data, run, [0], [0]))
-        return put_on(model, filtered.logit_filter)  # held in memory only, so a model read back lacks it
+        clean = sanitize(start, data.raw, run.method, seed=seed, base=data.base, progress=False)
+        model = fine_tune(clean, data.raw, epochs=0, **_options(setting, data, run, [0], [0]))
+        # A filter is held in memory only, so a model read back lacks it.
+        return put_on(model, clean.logit_filter) if run.method == "logit-filter" else model
     at = [last] if run.missed or run.kept_out else setting.repaired_at
     options = _options(setting, data, run, at, [last])
     if run.method == "sani":

@@ -96,6 +96,39 @@ def test_the_rule_of_the_rates_by_hand():
     assert rates.chosen(rows(values).dropna(), delta=0.01)["sani"] == 1e-3
 
 
+def test_the_order_of_rates_by_hand():
+    """Of the first seed's rates two go on; then only those count that every seed tried."""
+    values = {("base", 0.0): (0.0, 0.8)}
+    values |= {("npo", 1e-4): (0.30, 0.9), ("npo", 3e-4): (0.005, 0.7), ("npo", 1e-3): (0.20, 0.9)}
+    values |= {("npo", 3e-3): (0.009, 0.75)}
+    first = rows(values)
+    assert rates.order(first, "npo", 0.01) == [3e-3, 3e-4, 1e-3, 1e-4]
+    named = rates.METHODS_TRIED
+    of_base = first["method"] == "base"
+    alike = pd.concat([first[of_base], *(first[~of_base].assign(method=name) for name in named)])
+    both = rates.points_of_methods(alike, 0.01)
+    assert both == [Point("base"), Point("unprotected"), *(Point(m, rate) for m in named for rate in (3e-3, 3e-4))]
+    second = rows({("base", 0.0): (0.0, 0.8), ("npo", 3e-4): (0.0, 0.8), ("npo", 3e-3): (0.0, 0.74)}).assign(seed=1)
+    assert rates.order(pd.concat([first, second]), "npo", 0.01) == [3e-4, 3e-3]
+
+
+def test_a_sweep_of_the_other_methods_goes_on_with_the_best_two(monkeypatch):
+    monkeypatch.setattr(rates, "METHODS_TRIED", ("npo", "return-anchor"))
+    table = rates.table(TINY, [3, 4], jobs=1, progress=False, delta=0.5)
+    tried = table[table["rate"] > 0].groupby(["seed", "method"])["rate"].nunique()
+    assert tried.to_dict() == {(s, m): n for s, n in ((3, 4), (4, 2)) for m in ("npo", "return-anchor")}
+    found = rates.chosen(table, delta=0.5)
+    assert set(found) == {"npo", "return-anchor"} and set(found.values()) <= set(rates.TRIED)
+
+
+def test_what_was_measured_at_another_rate_is_told_by_method(home):
+    measured.results(TINY, [3], RUNS[:2], jobs=1)
+    path, of_sani = measured.file_of(TINY, 3), RUNS[1]
+    for changed, same in ((("npo", 1e-4), True), (("sani", 3e-3), True), (("sani", 1e-4), False)):
+        assert measured.same_rate(path, replace(TINY, repair_rates=(changed,)), of_sani) is same
+    assert measured.same_rate(path, replace(TINY, repair_rates=(("sani", 1e-4),)), RUNS[0])
+
+
 def test_a_small_sweep_is_whole(monkeypatch):
     monkeypatch.setattr(rates, "RATES", (1e-3, 3e-3))
     table = rates.table(TINY, [3, 4], jobs=1, progress=False)

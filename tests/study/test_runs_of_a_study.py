@@ -11,7 +11,8 @@ from conftest import make_corpus, spans
 from sani import Blacklist, load_corpus, load_model
 from sani.blocks import tensors
 from sani.checkpoints import model_fingerprint
-from sani.study import measure, prepare
+from sani.sanitizing import METHODS
+from sani.study import measure, method_claims, prepare
 from sani.study import runs as study
 from sani.study.runs import Run
 from sani.study.setting import Setting
@@ -228,6 +229,19 @@ def test_side_by_side_gives_the_same_numbers(home, monkeypatch):
     prepare.prepare.cache_clear()
     study.complete(TINY, [0, 1], runs, jobs=1, progress=False)
     pd.testing.assert_frame_equal(several, study.results(TINY, [0, 1], runs))
+
+
+def test_runs_of_methods_that_train_nothing_or_of_their_own_can_be_made(home):
+    """Every one that the claims E ask for and no other test makes, beside the logit filter that is put on again."""
+    untrained = [name for name, method in METHODS.items() if not method.trains and name in method_claims.others(TINY)]
+    runs = [Run(name, "mlm") for name in (*untrained, "graddiff", "return-anchor")]
+    assert {run.method for run in runs} >= {"ssd", "rewind", "return-rows", "logit-filter", "selective-pruning"}
+    assert study.complete(TINY, [3], runs, jobs=1, progress=False) == len(runs) + 1
+    table = study.results(TINY, [3], runs)
+    assert set(table["method"]) == {run.method for run in runs} and table["value"].notna().any()
+    for run in runs:
+        model = study.model_of(TINY, 3, run)
+        assert hasattr(model, "logit_filter") == (run.method == "logit-filter")
 
 
 def test_an_interrupted_study_goes_on(monkeypatch):

@@ -104,6 +104,9 @@ print(*(name for name in sys.modules if name.startswith("sani.") or name == "mat
 def test_a_repairs_rates_are_those_that_the_rule_finds_on_the_committed_sweep(name, monkeypatch):
     monkeypatch.setenv("SANI_FIGURES", str(PACKAGE.parent / "figures"))
     setting = SETTINGS[name]
-    table = pd.read_parquet(measured.file_of(setting, "rates"))
-    assert set(table["seed"]) == {0, 1, 2}
-    assert dict(setting.repair_rates) == rates.chosen(table, deltas_of(setting)["in_place"])
+    files = [measured.file_of(setting, what) for what in ("rates", "method-rates")]
+    found = {}
+    for table in (pd.read_parquet(path) for path in files if path.exists()):
+        assert set(table["seed"]) == {0, 1, 2}
+        found |= rates.chosen(table, deltas_of(setting)["in_place"])
+    assert dict(setting.repair_rates) == found
