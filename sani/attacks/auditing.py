@@ -145,7 +145,7 @@ def audit(
     sides = {side: one for side, one in sides.items() if one is not None}
     found, draws, failed = _run(costs, sides, given, keep or (lambda _, make: make()), progress)
     done = [name for name in costs if name not in failed]
-    return Audit(_worst(found, done, why | failed), found, model, key, draws)
+    return Audit(worst(found, done, why | failed), found, model, key, draws)
 
 
 def planned(
@@ -269,14 +269,14 @@ def _judged(table: pd.DataFrame, draws: Mapping, of_chance: Mapping, filtered: b
     for i, key in enumerate(table[["attack", *KEYS]].itertuples(index=False, name=None)):
         (over, mine), (other, theirs) = draws.get(key, ("", None)), of_chance.get(key, ("", None))
         if over and over == other and np.isfinite(table["chance"].iloc[i]):
-            apart[i] = _of_distance(*interval(mine - theirs))
+            apart[i] = of_distance(*interval(mine - theirs))
     table["distance_low"], table["distance_high"] = apart.T
     hidden = table["attack"].isin(SERVED) & table["metric"].isin(SHOWN) & filtered
-    table["verdict"] = [_verdict(row) for row in table.assign(hidden=hidden).itertuples()]
+    table["verdict"] = [verdict(row) for row in table.assign(hidden=hidden).itertuples()]
     return table
 
 
-def _of_distance(low: float, high: float) -> tuple[float, float]:
+def of_distance(low: float, high: float) -> tuple[float, float]:
     """The interval of a distance, from that of the difference."""
     return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
 
@@ -298,7 +298,7 @@ def _tried(run: Callable, name: str, failed: dict[str, str]) -> list[dict]:
         return []
 
 
-def _verdict(row) -> str:
+def verdict(row) -> str:
     """What a row of an attack says, as `Audit` has it."""
     # Rare words stand in the counterfactual's text too, so it is no chance level for them.
     guessed = row.metric == "in_place" and row.kind not in ("direct", "confidential")
@@ -316,7 +316,7 @@ def _verdict(row) -> str:
     return "not testable" if abs(row.leak - row.chance) <= far else "near chance"
 
 
-def _worst(rows: pd.DataFrame, run: Sequence[str], why: Mapping[str, str]) -> pd.DataFrame:
+def worst(rows: pd.DataFrame, run: Sequence[str], why: Mapping[str, str]) -> pd.DataFrame:
     """The worst row of each attack, the worst attack first, those not run last."""
     judged = rows[rows["verdict"] != ""]
     order = pd.DataFrame(

@@ -107,7 +107,9 @@ def _rates(arguments: argparse.Namespace) -> None:
 
 def _audit(arguments: argparse.Namespace) -> None:
     setting = _setting(arguments)
-    found = audit_claims.verdicts(audits.table(setting, arguments.seeds, arguments.jobs), setting)
+    table = audits.table(setting, arguments.seeds, arguments.jobs)
+    save(f"{ledger.prefix(setting)}_audit", audits.overview(table).assign(family=""))
+    found = audit_claims.verdicts(table, setting)
     matrix.write(ledger.write(found), _page(arguments))
     whole = found.loc[found["id"].isin(audit_claims.AUDITED), ["id", "reading", "verdict"]]
     print(f"{figures_folder()}/claims.* are written\n{whole.to_string(index=False)}")

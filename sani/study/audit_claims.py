@@ -1,8 +1,11 @@
 """Claims D as rules, written down before the runs they judge, on seeds 15 to 19: does it really forget?
 
 A distance is |exposure − the counterfactual's|, so that suppression does not win. Exposure is that of names in
-isolation. Of attacks with several settings the one that leads farthest from the counterfactual counts, seed by seed.
+isolation. Of an attack with several settings the highest exposure counts, of the counterfactual too, seed by seed: the
+farthest of many differences would be far for a model that never read the names (0.07 for the base model of seed 0).
 """
+
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -32,7 +35,7 @@ FIRST = (
     "retie-relearn",
     "graft-relearn",
     "benign-relearn",
-)  # by D7
+)  # by D7 and E1
 
 
 class Found:
@@ -53,13 +56,14 @@ class Found:
         of = [key[2] for key in self.at if (key[0], key[1], key[3]) == (model, attack, metric)]
         return list(dict.fromkeys(of))
 
-    def farthest(self, model: str, attack: str, metric: str = "exposure") -> pd.Series:
-        """Exposure minus the counterfactual's, in the setting where that is farthest from 0, seed by seed."""
-        apart = pd.concat(
-            {s: self(model, attack, metric, s) - self("counterfactual", attack, metric, s)
-             for s in self.settings("counterfactual", attack, metric)}, axis=1,
-        )  # fmt: skip
-        return pd.Series({seed: row[row.abs().idxmax()] for seed, row in apart.iterrows()})
+    def beyond(self, model: str, attack: str, metric: str = "exposure") -> pd.Series:
+        """The highest exposure that an attack's settings lead to, minus that of the counterfactual, seed by seed."""
+        settings = self.settings("counterfactual", attack, metric)
+        ours, never = (
+            pd.concat([self(m, attack, metric, s) for s in settings], axis=1).max(axis=1, skipna=False)
+            for m in (model, "counterfactual")
+        )
+        return ours - never
 
 
 def conditions(claim: str, f: Found, setting: Setting, target: str = "lm-head") -> list[dict]:
@@ -78,9 +82,7 @@ def conditions(claim: str, f: Found, setting: Setting, target: str = "lm-head") 
         return [condition("a", "exposure of rare names: re-tied − SANI − ½ (unprotected − SANI)", back, ">=", 0.0,
                           testable=taken.mean() > 0.1)]  # fmt: skip
     if claim == "D3":
-        text = "distance of names' exposure after relearning: |SANI − counterfactual|, the farthest rate and epoch"
-        found = bool(f.farthest("unprotected", "relearn").abs().mean() > NEAR)  # else the attack tells nothing
-        return [condition("a", text, f.farthest(sani, "relearn").abs(), "<=", NEAR, testable=found)]
+        return near_counterfactual(f, sani, ["relearn"])
     if claim == "D4":
         found = []
         for number, score in enumerate(f.settings(sani, "infer-list", "auc")):
@@ -90,14 +92,12 @@ def conditions(claim: str, f: Found, setting: Setting, target: str = "lm-head") 
             found.append(condition(f"a{number}", f"AUC − 0.5 by {score}", auc, "within", 0.1, testable=bool(testable)))
         return found
     if claim == "D5":
-        scores = f.settings(sani, "membership", "auc")
-        one, other, leak = (
-            pd.concat([f(m, "membership", "auc", score, "") for score in scores], axis=1)
-            for m in (sani, spared, "unprotected")
-        )
-        found = bool((leak.mean() - 0.5).abs().max() > NEAR)
-        text = f"AUC of records read, the score farthest apart: |SANI − {spared.upper()}|"
-        return [condition("a", text, (one - other).abs().max(axis=1), "<=", NEAR, testable=found)]
+        found = []
+        for number, score in enumerate(f.settings(sani, "membership", "auc")):
+            ours, never, leak = (f(m, "membership", "auc", score, "") for m in (sani, spared, "unprotected"))
+            text, testable = f"AUC of records read, by {score}: SANI − {spared.upper()}", abs(leak.mean() - 0.5) > NEAR
+            found.append(condition(f"a{number}", text, ours - never, "within", NEAR, testable=bool(testable)))
+        return found
     if claim == "D6":
         found = []
         for number, start in enumerate(f.settings(sani, "prompts", "samples")):
@@ -113,14 +113,31 @@ def conditions(claim: str, f: Found, setting: Setting, target: str = "lm-head") 
     return [condition("a", text, of_all[second] - of_all[best], ">=", NEAR, same=NEAR)]
 
 
+def near_counterfactual(f: Found, model: str, attacks: Sequence[str] = FIRST) -> list[dict]:
+    """Conditions: under each attack the exposure of names and of rare ones is the counterfactual's, within NEAR.
+
+    Attacks that find nothing, neither in the unprotected model nor in this one, are left out if others do.
+    """
+    found = []
+    for attack, metric in _asked(f, attacks):
+        gap, leak = (f.beyond(m, attack, metric) for m in (model, "unprotected"))
+        text = f"highest {metric.replace('_', ' of ')} after {attack}: {model} − counterfactual"
+        testable = bool(max(abs(gap.mean()), abs(leak.mean())) > NEAR)
+        found.append((testable, (f"-{attack}-{metric}", text, gap, "within", NEAR)))
+    some = any(testable for testable, _ in found)
+    return [condition(*one, testable=testable) for testable, one in found if testable or not some]
+
+
+def _asked(f: Found, attacks: Sequence[str]) -> list[tuple[str, str]]:
+    return [(a, m) for a in attacks for m in ("exposure", "exposure_rare") if f.settings("counterfactual", a, m)]
+
+
 def worst(f: Found, model: str) -> pd.Series:
     """The greatest distance that an attack on the exposure of names or of rare ones leaves, seed by seed.
 
     Raises KeyError for a model that lacks what was found in the counterfactual.
     """
-    asked = [(a, m) for a in FIRST for m in ("exposure", "exposure_rare") if f.settings("counterfactual", a, m)]
-    apart = pd.concat([f.farthest(model, *one).abs() for one in asked], axis=1)
-    return apart.max(axis=1, skipna=False)
+    return pd.concat([f.beyond(model, *one).abs() for one in _asked(f, FIRST)], axis=1).max(axis=1, skipna=False)
 
 
 def verdicts(table: pd.DataFrame, setting: Setting) -> pd.DataFrame:

@@ -7,7 +7,9 @@ from functools import partial
 import pandas as pd
 from transformers import PreTrainedModel
 
-from ..attacks.auditing import ATTACKS, Audit, audit
+from ..attacks import auditing
+from ..attacks.auditing import ATTACKS, KEYS, SERVED, SHOWN, Audit, audit
+from ..results.statistics import half_width
 from ..runs import made, run_folder
 from . import runs
 from .grid import side_by_side
@@ -76,3 +78,33 @@ def table(
             known = pd.concat([known, new[["seed", "model", *COLUMNS]]], ignore_index=True)
             keep(path, known, setting)
     return known[known["seed"].isin(seeds)].reset_index(drop=True)
+
+
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """The worst of each attack on each model over seeds, as `results.figures` draws an `audit`.
+
+    Value, chance and leak are means over seeds; the distance is that of the mean difference from the counterfactual,
+    its interval Student's t over seeds. Columns: model, then those of `Audit.attacks`.
+    """
+    keys = ["attack", *KEYS]
+    wide = table.set_index([*keys, "seed", "model"])[["value", "count"]].unstack("model")
+    found = []
+    for model in wide["value"].columns.drop("counterfactual"):
+        here = wide.xs(model, axis=1, level="model").assign(
+            chance=wide["value"]["counterfactual"], leak=wide["value"]["unprotected"]
+        )
+        gap = (here["value"] - here["chance"]).groupby(keys, observed=True)
+        rows = here.groupby(keys, observed=True).mean()
+        mean, half = gap.mean(), half_width(gap.std(), gap.count())
+        ends = [auditing.of_distance(m - h, m + h) for m, h in zip(mean, half)]
+        rows[["low", "high"]] = float("nan")
+        rows[["distance_low", "distance_high"]] = ends
+        rows = rows.assign(distance=mean.abs()).dropna(subset=["value"]).reset_index()
+        filtered = model == "logit-filter"
+        rows["hidden"] = rows["attack"].isin(SERVED) & rows["metric"].isin(SHOWN) & filtered
+        rows["verdict"] = [auditing.verdict(row) for row in rows.itertuples()]
+        done = [name for name in ATTACKS if name in set(rows["attack"])]
+        found.append(auditing.worst(rows, done, {}).assign(model=model))
+    order = {name: at for at, name in enumerate(ATTACKS)}
+    whole = pd.concat(found, ignore_index=True)
+    return whole.sort_values("attack", key=lambda names: names.map(order), kind="stable").reset_index(drop=True)

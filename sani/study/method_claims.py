@@ -1,8 +1,8 @@
 """Claims E as rules, written down before the runs they judge, on seeds 20 to 24: a method that passes the audit.
 
 Epochs are equal; a step of our method costs a pass of the base model more than a repair's, 4/3 of it. Exposure is that
-of names in isolation; a distance is |exposure − the counterfactual's|, so that suppression does not win. Of attacks
-with several settings the one that leads farthest from the counterfactual counts, seed by seed.
+of names in isolation, under each attack the highest of its settings, beside the counterfactual's: neither above nor,
+by suppression, below.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..results.statistics import all_of, denied
 from ..sanitizing import METHODS
-from .audit_claims import NEAR, Found, worst
+from .audit_claims import Found, near_counterfactual
 from .claims import condition, dominates
 from .ledger import LEDGER
 from .runs import Run
@@ -74,9 +74,7 @@ def conditions(claim: str, f: Found, v: Values) -> list[dict]:
     name_of = OURS[v.setting.causal]
     ours, sani = ((run.method, run.start, run.target) for run in (run_of(v.setting, n) for n in (name_of, "sani")))
     if claim == "E1":
-        found = bool(worst(f, "unprotected").mean() > NEAR)  # else the attacks tell nothing
-        text = "distance of names' exposure under the worst attack"
-        return [condition("a", text, worst(f, name_of), "<=", NEAR, testable=found)]
+        return near_counterfactual(f, name_of)
     if claim == "E2":
         gaps = [(metric, v(metric, *ours) - v(metric, *sani)) for metric in ("utility", "utility_heldout")]
         of_others = v("utility_heldout", *ours) - v("utility_heldout", v.raw)

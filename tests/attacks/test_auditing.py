@@ -11,7 +11,7 @@ from datasets import concatenate_datasets
 import sani
 from sani import Blacklist, audit, encode, load_model
 from sani.attacks import auditing
-from sani.attacks.auditing import ATTACKS, FAR, VERDICTS, _function, _verdict, pass_cost
+from sani.attacks.auditing import ATTACKS, FAR, VERDICTS, _function, pass_cost, verdict
 from sani.data.corpora import with_strangers
 from sani.evaluation import remembered
 from sani.resampling import DRAWS
@@ -99,7 +99,7 @@ def test_a_distance_has_the_interval_of_the_difference_on_the_same_records(made)
         wholes = [sum(n * whole for n, (_, whole) in zip(times, some)) for some in sums]
         gaps.append(parts[0] / wholes[0] - parts[1] / wholes[1])
     at = rows[(rows["metric"] == "exposure") & (rows["context"] == "isolated")].iloc[0]
-    by_hand = auditing._of_distance(*np.quantile(gaps, [0.025, 0.975]))
+    by_hand = auditing.of_distance(*np.quantile(gaps, [0.025, 0.975]))
     assert (at["distance_low"], at["distance_high"]) == pytest.approx(by_hand)
 
 
@@ -108,7 +108,7 @@ def test_a_distance_has_the_interval_of_the_difference_on_the_same_records(made)
     [((0.1, 0.3), (0.1, 0.3)), ((-0.3, -0.1), (0.1, 0.3)), ((-0.1, 0.3), (0.0, 0.3)), ((-0.3, 0.1), (0.0, 0.3))],
 )
 def test_the_interval_of_a_distance_by_hand(found, expected):
-    assert auditing._of_distance(*found) == expected
+    assert auditing.of_distance(*found) == expected
 
 
 def test_a_leaking_model_is_far_from_chance_and_the_base_model_is_not(made):
@@ -198,7 +198,7 @@ def test_verdicts_by_hand(expected, row):
     }
     row = SimpleNamespace(**(usual | {"leak": np.nan, "hidden": False, "distance_low": np.nan} | row))
     row.distance = abs(row.value - row.chance)
-    assert _verdict(row) == expected
+    assert verdict(row) == expected
 
 
 def test_a_failing_attack_loses_no_other_and_a_foreign_audit_or_list_is_refused(made, monkeypatch):

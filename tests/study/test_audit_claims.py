@@ -52,19 +52,26 @@ LM, UNTIED = "sani lm-head", "untied-repair-only"
         ("D2", {}, ["contradicted"]),  # nothing comes back
         ("D2", {(LM, "retie", "exposure_rare", ""): 0.8}, ["holds"]),
         ("D2", {(LM, "as-it-is", "exposure_rare", ""): 0.85}, ["not testable"]),
-        ("D3", {}, ["holds"]),
-        ("D3", {(LM, "relearn", "exposure", "fast"): 0.6}, ["contradicted"]),  # one rate is enough
-        ("D3", {(LM, "relearn", "exposure", "slow"): 0.4}, ["contradicted"]),
-        ("D3", {("unprotected", "relearn", "exposure", s): 0.5 for s in ("slow", "fast")}, ["not testable"]),
+        ("D3", {}, ["holds", "holds"]),
+        ("D3", {(LM, "relearn", "exposure", "fast"): 0.6}, ["contradicted", "holds"]),  # one rate is enough
+        ("D3", {(LM, "relearn", "exposure_rare", "slow"): 0.4}, ["holds", "holds"]),  # who attacks takes the other
+        ("D3", {(LM, "relearn", "exposure_rare", s): 0.4 for s in ("slow", "fast")}, ["holds", "contradicted"]),
+        # Of the counterfactual the highest of the settings counts too.
+        ("D3", {("counterfactual", "relearn", "exposure", "slow"): 0.58, (LM, "relearn", "exposure", "fast"): 0.6},
+         ["holds", "holds"]),
+        ("D3", {("unprotected", "relearn", "exposure", s): 0.5 for s in ("slow", "fast")}, ["holds"]),
+        ("D3", {("unprotected", "relearn", m, s): 0.5 for m in ("exposure", "exposure_rare") for s in ("slow", "fast")},
+         ["not testable"] * 2),
         ("D4", {}, ["holds", "holds"]),
         ("D4", {(LM, "infer-list", "auc", "norm"): 0.02}, ["holds", "contradicted"]),
         ("D4", {("counterfactual", "infer-list", "auc", "norm"): 0.72}, ["holds", "not testable"]),
         ("D4", {("unprotected", "infer-list", "auc", "norm"): 0.5}, ["holds", "not testable"]),
         ("D4", {("unprotected", "infer-list", "auc", "norm"): 0.5, (LM, "infer-list", "auc", "norm"): 0.9},
          ["holds", "contradicted"]),  # SANI's own making
-        ("D5", {}, ["holds"]),
-        ("D5", {(LM, "membership", "auc", "loss against the base"): 0.8}, ["contradicted"]),
-        ("D5", {(LM, "membership", "auc", "loss"): 0.5}, ["contradicted"]),
+        ("D5", {}, ["holds", "holds"]),
+        ("D5", {(LM, "membership", "auc", "loss against the base"): 0.8}, ["holds", "contradicted"]),
+        ("D5", {(LM, "membership", "auc", "loss"): 0.5}, ["contradicted", "holds"]),
+        ("D5", {("unprotected", "membership", "auc", "loss"): 0.5}, ["not testable", "holds"]),
         ("D7", {}, ["equal"]),
         ("D7", {(f"sani {t}", "retie", "exposure", ""): 0.7 for t in ("lm-head", "last-block", "last-block-output")},
          ["holds"]),
@@ -91,6 +98,22 @@ def test_a_claim_is_as_good_as_its_worst_condition():
     of = rows[(rows["id"] == "D4")].set_index("reading")["verdict"]
     assert of["lm-head"] == "contradicted" and of["last-block"] == "holds"
     assert (rows["seeds"] == 5).all()
+
+
+def test_the_overview_takes_means_over_seeds_and_the_worst_of_an_attack():
+    table = made_up(values={(LM, "retie", "exposure_rare", ""): 0.7}).assign(count=100)
+    found = audits.overview(table)
+    assert set(found["model"]) == set(models(TINY)) - {"counterfactual"}
+    row = found[(found["model"] == LM) & (found["attack"] == "retie")].iloc[0]
+    assert (row["verdict"], row["metric"]) == ("far from chance", "exposure_rare")
+    assert (row["value"], row["chance"], row["leak"]) == pytest.approx((0.7, 0.5, 0.9))
+    assert row["distance_low"] == pytest.approx(0.2) == row["distance_high"]
+    told = found.set_index(["model", "attack"])["verdict"]
+    assert told["ppmlm", "retie"] == "near chance" and told["unprotected", "retie"] == "far from chance"
+    # A difference that the seeds do not agree on is none, however large its mean.
+    table.loc[(table["model"] == "ppmlm") & (table["attack"] == "retie") & (table["seed"] == 15), "value"] = 1.0
+    told = audits.overview(table).set_index(["model", "attack"])["verdict"]
+    assert told["ppmlm", "retie"] == "undecided"
 
 
 def test_models_are_audited_once_and_kept(tmp_path, monkeypatch):

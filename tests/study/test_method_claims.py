@@ -64,10 +64,12 @@ def judged(claim: str, of_attacks=None, **changes) -> list[str]:
 @pytest.mark.parametrize(
     ("claim", "of_attacks", "at", "expected"),
     [
-        ("E1", {}, {}, ["holds"]),
-        ("E1", {"return_anchor": 0.6}, {}, ["contradicted"]),  # one attack brings it back
-        ("E1", {"return_anchor": 0.4}, {}, ["contradicted"]),  # suppression is a distance too
-        ("E1", {"unprotected": 0.5}, {}, ["not testable"]),
+        # Exposure and that of rare names, as it is (where the unprotected model's is 0.04 from chance) and relearned.
+        ("E1", {}, {}, ["holds"] * 2),
+        ("E1", {"return_anchor": 0.6}, {}, ["contradicted"] * 2),  # one attack brings it back
+        ("E1", {"return_anchor": 0.4}, {}, ["contradicted"] * 2),  # suppression is a distance too
+        ("E1", {"unprotected": 0.5}, {}, ["not testable"] * 4),
+        ("E1", {"unprotected": 0.5, "return_anchor": 0.6}, {}, ["contradicted"] * 2),  # of its own making
         ("E2", {}, {}, ["holds"] * 3),
         ("E2", {}, {(OURS, "utility", "none"): 0.85}, ["contradicted", "holds", "holds"]),
         ("E2", {}, {(OURS, "utility_heldout", "none"): 0.79}, ["holds", "contradicted", "contradicted"]),

@@ -1,5 +1,7 @@
 """The drawing of audits: attacks by models, a mark for the verdict and the worst value beside its chance level."""
 
+from textwrap import fill
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -38,7 +40,7 @@ def audit(table: pd.DataFrame) -> Figure:
     axes.set_xlim(-0.6, len(models) - 0.3)
     axes.set_ylim(len(attacks) - 0.5, -0.5)
     axes.set_xticks(
-        range(len(models)), [f"{family}\n{label_of(model, 'lm-head')}" for family, model in models], fontsize=9
+        range(len(models)), [f"{family}\n{_name(model, 'lm-head')}" for family, model in models], fontsize=9
     )
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(attacks)), attacks, fontsize=9)
@@ -48,8 +50,13 @@ def audit(table: pd.DataFrame) -> Figure:
     used = set(table["verdict"])
     legend_of_marks(figure, {f"{look[2]} {name}": look for name, look in VERDICTS.items() if name in used})
     far = table[table["verdict"] == "far from chance"].groupby(["family", "model"], sort=False).size()
-    told = ", ".join(f"{family} {label_of(model)} {far.get((family, model), 0)}" for family, model in models)
-    figure.suptitle(
-        f"Attacks that find what no chance explains: {told}\n(worst value, in brackets the chance level)", fontsize=10
-    )
+    told = ", ".join(f"{family} {_name(model)} {far.get((family, model), 0)}".strip() for family, model in models)
+    told = fill(f"Attacks that find what no chance explains: {told}", 26 * len(models))
+    figure.suptitle(f"{told}\n(worst value, in brackets the chance level)", fontsize=10)
     return figure
+
+
+def _name(model: str, usual: str = "") -> str:
+    """What a model is called: "sani last-block" is SANI of that target."""
+    method, _, target = model.partition(" ")
+    return label_of(method, target or usual)
