@@ -140,6 +140,21 @@ def worst(f: Found, model: str) -> pd.Series:
     return pd.concat([f.beyond(model, *one).abs() for one in _asked(f, FIRST)], axis=1).max(axis=1, skipna=False)
 
 
+def default_target(table: pd.DataFrame, setting: Setting) -> str:
+    """The reading of the last layer that is the nearest to the counterfactual under the worst attack, over seeds.
+
+    Of those that are within NEAR of it, the one that is the nearest without an attack. For seeds that judge no claim.
+    """
+    f = Found(table)
+    of_worst = {target: worst(f, f"sani {target}").mean() for target in readings(setting)}
+    alike = [target for target, distance in of_worst.items() if distance <= min(of_worst.values()) + NEAR]
+
+    def unattacked(target: str) -> float:
+        return max(f.beyond(f"sani {target}", *one).abs().mean() for one in _asked(f, ["as-it-is"]))
+
+    return min(alike, key=unattacked)
+
+
 def verdicts(table: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     """Rows of the ledger, from `audits.table`: the claims D of one setting."""
     found, rows = Found(table), []

@@ -1,11 +1,16 @@
 """The rules of the claims D, by hand on made-up findings."""
 
+from inspect import signature
+
 import pandas as pd
 import pytest
 
+from sani.runs import PACKAGE
+from sani.sanitizing import sanitize
 from sani.study import audits
-from sani.study.audit_claims import AUDITED, Found, conditions, verdicts
+from sani.study.audit_claims import AUDITED, Found, conditions, default_target, verdicts
 from sani.study.audits import models
+from sani.study.measured import file_of
 from sani.study.runs import Run
 from sani.study.setting import SETTINGS, Setting
 
@@ -98,6 +103,19 @@ def test_a_claim_is_as_good_as_its_worst_condition():
     of = rows[(rows["id"] == "D4")].set_index("reading")["verdict"]
     assert of["lm-head"] == "contradicted" and of["last-block"] == "holds"
     assert (rows["seeds"] == 5).all()
+
+
+def test_the_default_target_by_hand_and_on_the_committed_audit(monkeypatch):
+    values = {(f"sani {t}", "retie", "exposure", ""): 0.8 for t in ("lm-head", "head-transform")}
+    values |= {("sani last-block", "relearn", "exposure", "fast"): 0.54}  # alike, and far from no attack
+    values |= {("sani last-block-output", "as-it-is", "exposure", ""): 0.52}
+    assert default_target(made_up(values=values), TINY) == "last-block"
+    values |= {("sani last-block", "as-it-is", "exposure", ""): 0.53}
+    assert default_target(made_up(values=values), TINY) == "last-block-output"
+    monkeypatch.setenv("SANI_FIGURES", str(PACKAGE.parent / "figures"))
+    table = pd.read_parquet(file_of(SETTINGS["small"], "audit")).query("seed < 3")
+    usual = signature(sanitize).parameters["target"].default
+    assert set(table["seed"]) == {0, 1, 2} and default_target(table, SETTINGS["small"]) == usual
 
 
 def test_the_overview_takes_means_over_seeds_and_the_worst_of_an_attack():
