@@ -15,6 +15,7 @@ from ..sanitizing import METHODS, sanitize
 from ..training import NonFiniteLoss, fine_tune
 from .grid import Found, table_of, values
 from .measured import file_of, keep, kept
+from .method_claims import LEFT_OUT
 from .prepare import prepare
 from .runs import complete, control, control_run
 from .setting import Setting
@@ -24,8 +25,9 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 SWEPT = ("sani", "repair-only", "pruning", "untied-repair-only", "untied-pruning", "retrain-at-equal-cost")
 # The other methods that train: the first seed tries these rates, and of each method the best two go on to the others.
 TRIED, ON = RATES[:4], 2
-LEFT_OUT = ("sani-tied", "gradient-ascent", "task-vector", "counterfactual")  # no training of their own, or not judged
-METHODS_TRIED = tuple(name for name, m in METHODS.items() if m.trains and name not in (*SWEPT, *LEFT_OUT))
+METHODS_TRIED = tuple(
+    name for name, m in METHODS.items() if m.trains and name not in (*SWEPT, *LEFT_OUT, "counterfactual")
+)
 
 
 class Point(NamedTuple):
