@@ -118,6 +118,24 @@ def test_the_default_target_by_hand_and_on_the_committed_audit(monkeypatch):
     assert set(table["seed"]) == {0, 1, 2} and default_target(table, SETTINGS["small"]) == usual
 
 
+def test_what_is_beyond_the_counterfactual_has_a_sign():
+    values = {(LM, "relearn", "exposure", "fast"): 0.6, (LM, "relearn", "exposure_rare", "slow"): 0.45}
+    values[LM, "relearn", "exposure_rare", "fast"] = 0.4
+    found = Found(made_up(values=values))
+    assert found.beyond(LM, "relearn", "exposure").tolist() == pytest.approx([0.1] * 5)
+    assert found.beyond(LM, "relearn", "exposure_rare").tolist() == pytest.approx([-0.05] * 5)
+
+
+def test_the_overview_tells_suppression_and_what_a_filter_hides():
+    values = {(LM, "retie", "exposure", ""): 0.3}
+    table = made_up(GPT, values=values).assign(count=100)
+    found = audits.overview(table).set_index(["model", "attack"])
+    row = found.loc[(LM, "retie")]
+    assert row["verdict"] == "far from chance" and row["distance"] == pytest.approx(0.2)
+    told = found["verdict"]
+    assert told["logit-filter", "prompts"] == "hidden" and told["ppclm", "prompts"] == "near chance"
+
+
 def test_the_overview_takes_means_over_seeds_and_the_worst_of_an_attack():
     table = made_up(values={(LM, "retie", "exposure_rare", ""): 0.7}).assign(count=100)
     found = audits.overview(table)
