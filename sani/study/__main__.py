@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -183,9 +184,11 @@ def _named(arguments: argparse.Namespace) -> Setting:
     if own is not None and name in SETTINGS:
         raise ValueError(f"--name {name} is the name of a synthetic setting; choose another")
     file = figures_folder() / "claims.csv"
-    known = pd.read_csv(file).query("setting == @name")["seeds"].tolist() if file.exists() else []
-    if arguments.study == "ledger" and len(arguments.seeds) < min(FEWEST, max(known, default=0)):
-        raise ValueError(f"{file.name} holds {name!r} over {max(known)} seeds; fewer than {FEWEST} would replace them")
+    known = pd.read_csv(file).query("setting == @name") if file.exists() else pd.DataFrame()
+    ids = {"ledger": "[ABC]", "audit": "D", "forgetting": "E"}.get(arguments.study, "none")
+    most = max((row.seeds for row in known.itertuples() if re.match(ids, row.id)), default=0)
+    if len(arguments.seeds) < min(FEWEST, most):
+        raise ValueError(f"{file.name} holds {name!r} over {most} seeds; fewer than {FEWEST} would replace them")
     if books:
         return ledger.books_setting(books, emotions, name)
     return ledger.own_setting(corpus, name, arguments.seeds) if corpus else SETTINGS[arguments.setting]

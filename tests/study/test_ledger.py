@@ -130,9 +130,13 @@ def test_a_ledger_is_not_replaced_by_one_of_fewer_seeds(home, monkeypatch, capsy
     (home / "figures").mkdir(parents=True)
     ledger.write(verdicts(made_up(), TINY, DELTAS))
     monkeypatch.setattr(study, "complete", None)
-    with pytest.raises(SystemExit):
-        command.main(["ledger", "--seeds", "7"])
-    assert "fewer than 5 would replace them" in capsys.readouterr().err
+    parse = command._parser().parse_args
+    assert command._setting(parse(["audit", "--seeds", "7"])) == TINY  # claims D: there are none yet
+    ledger.write(verdicts(made_up(), TINY, DELTAS).assign(id="D1"))
+    for name in ("ledger", "audit"):
+        with pytest.raises(SystemExit):
+            command.main([name, "--seeds", "7"])
+        assert "fewer than 5 would replace them" in capsys.readouterr().err
 
 
 def small_study(monkeypatch, home):
