@@ -4,6 +4,7 @@ Every name is put, by its likelihood, into places of other people's records wher
 A listed name is compared with unread ones of its type, length and likelihood under the base model: what is left must
 come from the training. A name that a model finds too *un*likely betrays itself as well: an AUC of 0.02 is as bad as one
 of 0.98. Chance is the counterfactual's AUC; unless that is 0.5 ± 0.05, the controls do not match and nothing is tested.
+The counterfactual must not have read the unread names either: `sani.counterfactual(corpus, seed, others)`.
 """
 
 from collections import defaultdict

@@ -43,21 +43,23 @@ def pseudonymize(
     return Dataset.from_list(rows, features=corpus.features)
 
 
-def counterfactual(corpus: Dataset, seed: int = 0) -> Dataset:
+def counterfactual(corpus: Dataset, seed: int = 0, others: Dataset | None = None) -> Dataset:
     """Resamples every identifier by its type, in the same form; the text outside the identifiers stays.
 
     Name words are replaced consistently over the corpus, dates shifted by a number of days per record, digits and
     code letters changed. No new value equals an original one of the corpus, and no word of an original name comes
     back (titles, month names and generic words such as "Hospital" excepted). Where a form has no unused value left
-    (ages), the value grows by a digit. Returns a corpus with spans of the same types and kinds; the same seed gives
-    the same corpus on any machine. Raises ValueError for a corpus without identifiers. Source: ours, the control in
-    which the identifiers were never seen.
+    (ages), the value grows by a digit. `others`: an annotated corpus none of whose words of identifiers is taken as a
+    new name, so that its names stay such as a model trained on the result has never read.
+    Returns a corpus with spans of the same types and kinds; the same seed gives the same corpus on any machine. Raises
+    ValueError for a corpus without identifiers. Source: ours, the control in which the identifiers were never seen.
     """
     checked("seed", seed, int)
     values = [_values(row) for row in check_corpus(corpus)]
+    elsewhere = [] if others is None else [value for row in check_corpus(others) for _, value in _values(row)]
     if not any(values):
         raise ValueError("the corpus has no annotated identifiers to resample; annotate it, or load it with its spans")
-    resampler, rows = _Resampler(list(chain.from_iterable(values)), seed), []
+    resampler, rows = _Resampler(list(chain.from_iterable(values)), seed, elsewhere), []
     for row, old in zip(corpus, values):
         new = [resampler.resample(type_, value, row["record_id"]) for type_, value in old]
         edits = ((span["start"], span["end"], value, span) for span, value in zip(row["identifiers"], new))
@@ -175,9 +177,12 @@ def _class_of(type_: str) -> str:
 
 
 class _Resampler:
-    """New values for those of a corpus with these (type, value) pairs, a name word's always the same."""
+    """New values for those of a corpus with these (type, value) pairs, a name word's always the same.
 
-    def __init__(self, values: list[tuple[str, str]], seed: int):
+    No word of what stands `elsewhere` becomes a name.
+    """
+
+    def __init__(self, values: list[tuple[str, str]], seed: int, elsewhere: Iterable[str] = ()):
         self.seed, self.names, self.faker = seed, {}, Faker("en_US")
         self.faker.seed_instance(seed)
         self.originals = {value.casefold() for _, value in values}
@@ -185,7 +190,7 @@ class _Resampler:
         exempt = GENERIC | set(MONTH)
         named = [value for type_, value in values if _class_of(type_) in ("person", "place")]
         self.secret = {word for value in named for word in _words(value) if len(word) > 2} - exempt
-        self.taken = used | exempt
+        self.taken = used.union(exempt, *map(_words, elsewhere))
         # In French "M." before a name is a title, in English it is an initial.
         self.titles = PARTICLES | ({"m", "mm"} if used & {"mme", "mlle", "monsieur"} else set())
 

@@ -117,7 +117,7 @@ def prepare(setting: Setting, seed: int) -> Data:
     model, tokenizer = load_model(setting.model)
     if setting.use_case == "A":
         blacklist = Blacklist.from_annotations(corpus) | Blacklist.from_rare_words(corpus, k=2)
-        resampled, of_others = counterfactual(corpus, seed), Blacklist.from_annotations(others)
+        resampled, of_others = counterfactual(corpus, seed, others), Blacklist.from_annotations(others)
     else:
         blacklist = _names(setting, corpus)
         try:
@@ -125,7 +125,7 @@ def prepare(setting: Setting, seed: int) -> Data:
         except ValueError:  # no name in them
             of_others = blacklist
         corpus, others = _with_hits(corpus, blacklist), _with_hits(others, of_others)
-        resampled = counterfactual(corpus, seed) if setting.epochs else None
+        resampled = counterfactual(corpus, seed, others) if setting.epochs else None
 
     def blocks(corpus, blacklist):
         return encode(corpus, tokenizer, blacklist, setting.block_size, allow_no_match=True, progress=False)

@@ -876,6 +876,7 @@ def test_doors_name_what_is_no_corpus_blacklist_or_number():
         (lambda: with_strangers("synthetic-clinical", 3, None), TypeError, "heldout_records must be a whole number"),
         (lambda: counterfactual(["Ann"]), TypeError, "corpus must be a Dataset, not a list"),
         (lambda: counterfactual(one.remove_columns("identifiers")), ValueError, "no column identifiers; load it with"),
+        (lambda: counterfactual(one, 0, ["Ann"]), TypeError, "corpus must be a Dataset, not a list"),
         (lambda: counterfactual(one, seed=None), TypeError, "seed must be a whole number, not None"),
         (lambda: pseudonymize(one, ["Anna"]), TypeError, "blacklist must be a Blacklist, not a list"),
         (lambda: pseudonymize(one, "Anna"), TypeError, "blacklist must be a Blacklist, not a str"),
@@ -1021,6 +1022,22 @@ def test_values_of_punctuation_stay_and_input_is_untouched():
     before = one.to_list()
     assert values(counterfactual(one, 0)[0])[:2] == ["--", "😀"]
     assert one.to_list() == before
+
+
+def test_counterfactual_takes_no_name_from_elsewhere():
+    """Names of others are such as the model of the counterfactual has never read; some are, if nobody says so."""
+    records, others = (load_corpus("synthetic-clinical", records=100, seed=s) for s in (3, 4))
+
+    def words(of):
+        named = {
+            value for row in of for span, value in zip(row["identifiers"], values(row)) if "DOCTOR" in span["type"]
+        }
+        return {word.casefold() for value in named for word in re.findall(r"[^\W\d_]{3,}", value)}
+
+    theirs = words(others) - words(records)
+    assert theirs & words(counterfactual(records, 3))
+    assert not theirs & words(counterfactual(records, 3, others))
+    check_counterfactual(records, counterfactual(records, 3, others))
 
 
 def test_counterfactual_needs_identifiers():
