@@ -86,7 +86,9 @@ def table(
         missing = [point for point in wanted if (seed, *point) not in there]
         if missing:
             complete(setting, [seed], [control_run(setting, "unprotected")], jobs, progress)
-            new = table_of("rates", _measure, setting, [seed], missing, jobs, progress)
+        for method in dict.fromkeys(point.method for point in missing):  # kept one by one
+            of_method = [point for point in missing if point.method == method]
+            new = table_of("rates", _measure, setting, [seed], of_method, jobs, progress)
             known = pd.concat([known, new], ignore_index=True)
             keep(path, known, setting)
     return known[known["seed"].isin(seeds)].reset_index(drop=True)

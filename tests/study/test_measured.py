@@ -114,11 +114,25 @@ def test_the_order_of_rates_by_hand():
 
 def test_a_sweep_of_the_other_methods_goes_on_with_the_best_two(monkeypatch):
     monkeypatch.setattr(rates, "METHODS_TRIED", ("npo", "return-anchor"))
+    table_of, asked = rates.table_of, []
+
+    def until_the_last(stage, measure, setting, seeds, points, *more):
+        asked.append((seeds[0], points[0].method))
+        if asked[-1] == (3, "return-anchor"):
+            raise KeyboardInterrupt
+        return table_of(stage, measure, setting, seeds, points, *more)
+
+    monkeypatch.setattr(rates, "table_of", until_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        rates.table(TINY, [3, 4], jobs=1, progress=False, delta=0.5)
+    monkeypatch.setattr(rates, "table_of", lambda *a: asked.append((a[3][0], a[4][0].method)) or table_of(*a))
+    asked.clear()  # a method that is done is kept
     table = rates.table(TINY, [3, 4], jobs=1, progress=False, delta=0.5)
     tried = table[table["rate"] > 0].groupby(["seed", "method"])["rate"].nunique()
     assert tried.to_dict() == {(s, m): n for s, n in ((3, 4), (4, 2)) for m in ("npo", "return-anchor")}
     found = rates.chosen(table, delta=0.5)
     assert set(found) == {"npo", "return-anchor"} and set(found.values()) <= set(rates.TRIED)
+    assert asked[0] == (3, "return-anchor") and [method for seed, method in asked if seed == 4][2:] == [*found]
 
 
 def test_what_was_measured_at_another_rate_is_told_by_method(home):
