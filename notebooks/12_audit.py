@@ -186,7 +186,9 @@ assert audits["BERT"]["unprotected"].attacks["verdict"].iloc[0] == "far from cha
 
 # %% [markdown]
 # A mark near chance says that *this* attack, on *this* seed, found nothing; it does not say that no other would. One seed
-# shows a run, not a rule.
+# shows a run, not a rule: [over five seeds](../figures/README.md#does-it-really-forget), with every attack, a deeper leak and
+# a rule for each question, SANI hides more than it forgets; retraining at equal cost is near chance by every attack on
+# exposure.
 #
 # **Exercises.**
 # 1. Set `epochs = 0`: SANI without a repair. What does `retie` find then, and why is it what it finds in the unprotected
