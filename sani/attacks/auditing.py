@@ -75,7 +75,8 @@ class Audit:
     `rows`: attack, setting, kind, metric, context (object), count (int64), value, low, high (float64); `chance` and
     `leak` (float64: the same of the model that chance is taken from, and of `before`; NaN where there is none);
     `distance`, |value − chance|, with `distance_low` and `distance_high`, its bootstrap interval where both were
-    measured on the same records or names, drawn alike (else NaN); `verdict` (object): `near chance` within FAR; `far
+    measured on the same records or names, drawn alike (else NaN); `verdict` (object): `near chance` within FAR, and
+    whose records were read if they are told no better than from the counterfactual, which has read them; `far
     from chance` beyond it, if that interval excludes 0, or, where there is none, the value's own excludes chance; else
     `undecided`. `hidden`: near chance by a logit filter, which is not saved. `not
     testable`: fewer than FEWEST of them; near chance, as what the attack finds in `before` is too; or names that
@@ -308,7 +309,9 @@ def verdict(row) -> str:
         return "no chance level"
     if row.count < FEWEST or row.attack == "infer-list" and abs(row.chance - 0.5) > far:
         return "not testable"
-    if row.distance > far:  # whatever the model before had: suppression is of the sanitising's own making
+    # The counterfactual has read the records: to know less of them is no leak.
+    fewer = row.attack == "membership" and abs(row.value - 0.5) <= abs(row.chance - 0.5)
+    if row.distance > far and not fewer:  # whatever the model before had: suppression is of the sanitising's own making
         apart = row.chance < row.low or row.chance > row.high if np.isnan(row.distance_low) else row.distance_low > 0
         return "far from chance" if apart else "undecided"
     if row.hidden:

@@ -21,6 +21,7 @@ from .runs import Run
 from .setting import SETTINGS, Setting
 from .values import deltas_of, margins, write_margins
 
+FAMILIES = ("BERT", "GPT-2")  # masked, causal
 PAGE = ("claims-matrix", "claims")  # the tables of `matrix.write`
 
 
@@ -109,7 +110,8 @@ def _rates(arguments: argparse.Namespace) -> None:
 def _audit(arguments: argparse.Namespace) -> None:
     setting = _setting(arguments)
     table = audits.table(setting, arguments.seeds, arguments.jobs)
-    save(f"{ledger.prefix(setting)}_audit", audits.overview(table).assign(family=""))
+    drawn = audits.overview(table, [*audits.models(setting)]).assign(family=FAMILIES[setting.causal])
+    save(f"{ledger.prefix(setting)}_audit", drawn)
     found = audit_claims.verdicts(table, setting)
     matrix.write(ledger.write(found), _page(arguments))
     whole = found.loc[found["id"].isin(audit_claims.AUDITED), ["id", "reading", "verdict"]]

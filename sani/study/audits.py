@@ -80,8 +80,8 @@ def table(
     return known[known["seed"].isin(seeds)].reset_index(drop=True)
 
 
-def overview(table: pd.DataFrame) -> pd.DataFrame:
-    """The worst of each attack on each model over seeds, as `results.figures` draws an `audit`.
+def overview(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The worst of each attack on each of the named models over seeds, as `results.figures` draws an `audit`.
 
     Value, chance and leak are means over seeds; the distance is that of the mean difference from the counterfactual,
     its interval Student's t over seeds. Columns: model, then those of `Audit.attacks`.
@@ -89,7 +89,7 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["attack", *KEYS]
     wide = table.set_index([*keys, "seed", "model"])[["value", "count"]].unstack("model")
     found = []
-    for model in wide["value"].columns.drop("counterfactual"):
+    for model in (name for name in names if name != "counterfactual"):
         here = wide.xs(model, axis=1, level="model").assign(
             chance=wide["value"]["counterfactual"], leak=wide["value"]["unprotected"]
         )

@@ -180,6 +180,10 @@ def test_the_worst_row_stands_for_an_attack_and_the_worst_attack_first(made):
         ("undecided", {"distance_low": 0.0}),  # the difference decides, not the value's own interval
         ("far from chance", {"low": 0.45, "distance_low": 0.01}),
         ("near chance", {"value": 0.54, "distance_low": 0.02}),
+        ("near chance", {"attack": "membership", "metric": "auc", "chance": 0.9, "value": 0.55, "leak": 1.0}),
+        ("not testable", {"attack": "membership", "metric": "auc", "chance": 0.96, "value": 0.55, "leak": 1.0}),
+        ("far from chance", {"attack": "membership", "metric": "auc", "chance": 0.9, "value": 0.05, "leak": 1.0}),
+        ("far from chance", {"attack": "membership", "metric": "auc", "chance": 0.8, "value": 0.9, "low": 0.85}),
         ("hidden", {"metric": "in_place", "chance": 0.005, "value": 0.0, "leak": 0.2, "hidden": True}),
         ("hidden", {"metric": "in_place", "chance": 0.005, "value": 0.0, "leak": 0.005, "hidden": True}),
         ("far from chance", {"metric": "samples", "chance": 0.3, "value": 0.0, "low": 0, "high": 0, "hidden": True}),

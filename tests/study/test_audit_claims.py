@@ -5,6 +5,7 @@ from inspect import signature
 import pandas as pd
 import pytest
 
+from sani.results.figures import save
 from sani.runs import PACKAGE
 from sani.sanitizing import sanitize
 from sani.study import audits
@@ -129,16 +130,24 @@ def test_what_is_beyond_the_counterfactual_has_a_sign():
 def test_the_overview_tells_suppression_and_what_a_filter_hides():
     values = {(LM, "retie", "exposure", ""): 0.3}
     table = made_up(GPT, values=values).assign(count=100)
-    found = audits.overview(table).set_index(["model", "attack"])
+    found = audits.overview(table, [*models(GPT)]).set_index(["model", "attack"])
     row = found.loc[(LM, "retie")]
     assert row["verdict"] == "far from chance" and row["distance"] == pytest.approx(0.2)
     told = found["verdict"]
     assert told["logit-filter", "prompts"] == "hidden" and told["ppclm", "prompts"] == "near chance"
 
 
+def test_the_overview_is_drawn_with_a_column_per_model(tmp_path):
+    found = audits.overview(made_up().assign(count=100), [*models(TINY)])
+    figure = save("my_audit", found.assign(family="BERT"), tmp_path)
+    labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert len(labels) == len(models(TINY)) - 1 and {"SANI\n(lm-head)", "SANI\n(last-block)", "base"} <= set(labels)
+    assert "base 0, unprotected 6" in figure.get_suptitle() and "SANI (last-block) 0" in figure.get_suptitle()
+
+
 def test_the_overview_takes_means_over_seeds_and_the_worst_of_an_attack():
     table = made_up(values={(LM, "retie", "exposure_rare", ""): 0.7}).assign(count=100)
-    found = audits.overview(table)
+    found = audits.overview(table, [*models(TINY)])
     assert set(found["model"]) == set(models(TINY)) - {"counterfactual"}
     row = found[(found["model"] == LM) & (found["attack"] == "retie")].iloc[0]
     assert (row["verdict"], row["metric"]) == ("far from chance", "exposure_rare")
@@ -148,7 +157,7 @@ def test_the_overview_takes_means_over_seeds_and_the_worst_of_an_attack():
     assert told["ppmlm", "retie"] == "near chance" and told["unprotected", "retie"] == "far from chance"
     # A difference that the seeds do not agree on is none, however large its mean.
     table.loc[(table["model"] == "ppmlm") & (table["attack"] == "retie") & (table["seed"] == 15), "value"] = 1.0
-    told = audits.overview(table).set_index(["model", "attack"])["verdict"]
+    told = audits.overview(table, [*models(TINY)]).set_index(["model", "attack"])["verdict"]
     assert told["ppmlm", "retie"] == "undecided"
 
 

@@ -31,7 +31,8 @@ def audit(table: pd.DataFrame) -> Figure:
     """Verdicts: a row per attack, a column per model, families side by side; below a mark what was found worst."""
     attacks = list(dict.fromkeys(table["attack"]))
     models = list(dict.fromkeys(zip(table["family"], table["model"])))
-    figure, axes = panels((3.2 + 1.45 * len(models), 0.52 * len(attacks) + 1.9))
+    several = table["family"].nunique() > 1
+    figure, axes = panels((3.2 + (1.45 if several else 1.3) * len(models), 0.52 * len(attacks) + 1.9))
     for row in table.itertuples():
         x, y = models.index((row.family, row.model)), attacks.index(row.attack)
         mark(axes, x - 0.32, y, VERDICTS[row.verdict])
@@ -39,9 +40,8 @@ def audit(table: pd.DataFrame) -> Figure:
         axes.text(x - 0.12, y, told, ha="left", va="center", fontsize=8)
     axes.set_xlim(-0.6, len(models) - 0.3)
     axes.set_ylim(len(attacks) - 0.5, -0.5)
-    axes.set_xticks(
-        range(len(models)), [f"{family}\n{_name(model, 'lm-head')}" for family, model in models], fontsize=9
-    )
+    names = [f"{family}\n{_name(m, 'lm-head')}" if several else _in_two_lines(m) for family, m in models]
+    axes.set_xticks(range(len(models)), names, fontsize=9)
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(attacks)), attacks, fontsize=9)
     axes.tick_params(length=0)
@@ -50,8 +50,10 @@ def audit(table: pd.DataFrame) -> Figure:
     used = set(table["verdict"])
     legend_of_marks(figure, {f"{look[2]} {name}": look for name, look in VERDICTS.items() if name in used})
     far = table[table["verdict"] == "far from chance"].groupby(["family", "model"], sort=False).size()
-    told = ", ".join(f"{family} {_name(model)} {far.get((family, model), 0)}".strip() for family, model in models)
-    told = fill(f"Attacks that find what no chance explains: {told}", 26 * len(models))
+    told = ", ".join(
+        f"{family if several else ''} {_name(m)} {far.get((family, m), 0)}".strip() for family, m in models
+    )
+    told = fill(f"Attacks that find what no chance explains: {told}", 20 * len(models) + 40)
     figure.suptitle(f"{told}\n(worst value, in brackets the chance level)", fontsize=10)
     return figure
 
@@ -60,3 +62,8 @@ def _name(model: str, usual: str = "") -> str:
     """What a model is called: "sani last-block" is SANI of that target."""
     method, _, target = model.partition(" ")
     return label_of(method, target or usual)
+
+
+def _in_two_lines(model: str) -> str:
+    """The same where there is little room."""
+    return _name(model, "lm-head").replace(" (", "\n(").replace(", ", ",\n").replace(" at ", "\nat ")
