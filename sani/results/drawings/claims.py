@@ -49,7 +49,8 @@ def claims(table: pd.DataFrame) -> Figure:
     said = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if name in counts)
     lines = "\nTwo lines in a cell: privacy by paper, then by in_place" if tall else ""
     figure.suptitle(
-        f"Verdicts on the paper's claims and ours: {said}{lines}\n(in a cell from left to right: {', '.join(READINGS)};\n"
-        f"a mark in the middle: the claim does not depend on it)", fontsize=10,
+        f"Verdicts on the paper's claims and ours: {said}{lines}\n"
+        f"(in a cell from left to right: {', '.join(READINGS)};\na mark in the middle: the claim does not depend on it)",
+        fontsize=10,
     )  # fmt: skip
     return figure
