@@ -50,7 +50,8 @@ def claims(table: pd.DataFrame) -> Figure:
     lines = "\nTwo lines in a cell: privacy by paper, then by in_place" if tall else ""
     figure.suptitle(
         f"Verdicts on the paper's claims and ours: {said}{lines}\n"
-        f"(in a cell from left to right: {', '.join(READINGS)};\na mark in the middle: the claim does not depend on it)",
+        f"(in a cell from left to right: {', '.join(READINGS)};\n"
+        "a mark in the middle: the claim does not depend on it)",
         fontsize=10,
     )  # fmt: skip
     return figure
