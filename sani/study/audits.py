@@ -40,7 +40,10 @@ def models(setting: Setting) -> dict[str, Run]:
 
 def _audited(setting: Setting, seed: int, name: str, run: Run) -> pd.DataFrame:
     """The rows that every attack finds in one model, from its run folder or found now."""
-    folder = run_folder("audit", __name__, **asdict(setting), inputs=inputs(setting), seed=seed, run=run)
+    arguments = asdict(setting) | {"name": "", "repair_rates": runs.rate_of(setting, run)}
+    if not runs.repairs(run):
+        del arguments["repair_epochs"]  # the same model, whatever comes after it
+    folder = run_folder("audit", __name__, **arguments, inputs=inputs(setting), seed=seed, run=run)
     with made(folder) as part:
         if part is not None:
             _attack(setting, seed, runs.model_of(setting, seed, run)).rows[COLUMNS].to_parquet(part / "rows.parquet")

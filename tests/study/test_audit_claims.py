@@ -1,5 +1,6 @@
 """The rules of the claims D, by hand on made-up findings."""
 
+from dataclasses import replace
 from inspect import signature
 
 import pandas as pd
@@ -181,3 +182,10 @@ def test_models_are_audited_once_and_kept(tmp_path, monkeypatch):
         pd.testing.assert_frame_equal(*same, check_categorical=False)
     monkeypatch.setattr(audits, "audit", lambda *_, **__: pytest.fail("it was done"))
     pd.testing.assert_frame_equal(audits.table(setting, [3], jobs=1), table, check_categorical=False, check_dtype=False)
+    # What no repair made is the same model in a setting of a shorter repair.
+    shorter = replace(setting, name="Shorter", repair_epochs=2)
+    kept = {name: run for name, run in some.items() if name != LM}
+    again = audits.table(shorter, [3], jobs=1, progress=False, of=kept)
+    assert set(again["model"]) == set(kept)
+    with pytest.raises(pytest.fail.Exception, match="it was done"):
+        audits.table(shorter, [3], jobs=1, progress=False, of=some)
