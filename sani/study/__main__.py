@@ -154,6 +154,8 @@ def _forgetting(arguments: argparse.Namespace) -> None:
         deltas = deltas_of(setting)
     except ValueError as error:
         arguments.error(f"{error}: python -m sani.study margins, with the same options but other seeds")
+    if unswept := [name for name in rates.METHODS_TRIED if name not in dict(setting.repair_rates)]:
+        print(f"no rate was swept in {setting.name} for {', '.join(unswept)}: they take the fine-tuning's")
     of_all = []
     less = method_claims.cheap(setting)
     for one, runs_of in ((setting, method_claims.wanted(setting)), (less, method_claims.needed(less))):
