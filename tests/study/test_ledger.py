@@ -15,7 +15,7 @@ from sani.results import matrix
 from sani.results.statistics import MEASURES, VERDICTS, holm
 from sani.results.tables import deciding
 from sani.study import __main__ as command
-from sani.study import ledger, prepare
+from sani.study import audit_claims, audits, ledger, method_claims, prepare
 from sani.study import runs as study
 from sani.study.claims import CLAIMS, claims_of
 from sani.study.ledger import LEDGER, verdicts
@@ -172,6 +172,27 @@ def test_the_command_makes_runs_ledger_figures_and_tables(home, monkeypatch, cap
     assert {path.name for path in (home / "figures").iterdir()} == names
     command.main(["ledger", "--seeds", "3"])
     assert "0 runs made" in capsys.readouterr().out
+
+
+def test_the_commands_of_the_audit_and_of_the_methods(home, monkeypatch, capsys):
+    small_study(monkeypatch, home)
+    enough = replace(SETTINGS["tiny"], records=24, heldout_records=6, epochs=1, repair_epochs=1, batch_size=16)
+    monkeypatch.setattr(command, "SETTINGS", {"tiny": enough})
+    # The other attacks have tests of their own.
+    monkeypatch.setattr(audits, "ASKED", ("as-it-is", "retie", "membership"))
+    some = ("unprotected", "counterfactual", "base", "sani lm-head", "untied-repair-only", "ppmlm")
+    of_all = audits.models
+    monkeypatch.setattr(audits, "models", lambda s: {name: run for name, run in of_all(s).items() if name in some})
+    monkeypatch.setattr(audit_claims, "readings", lambda _: ("lm-head",))
+    monkeypatch.setattr(method_claims, "others", lambda _: ("sani", "ssd", "retrain-at-equal-cost"))
+    monkeypatch.setattr(audit_claims, "AUDITED", {id: audit_claims.AUDITED[id] for id in ("D1", "D2", "D5")})
+    command.main(["audit", "--seeds", "3", "--jobs", "1"])
+    command.main(["forgetting", "--seeds", "3", "--jobs", "1"])
+    assert "no rate was swept in tiny for graddiff, npo" in capsys.readouterr().out
+    table = pd.read_csv(home / "figures" / "claims.csv")
+    assert set(table["id"].str[:2]) == {"D1", "D2", "D5", "E1", "E2", "E3", "E4", "E5"}
+    assert set(table["verdict"]) == {"undecided"} and set(table["seeds"]) == {1}
+    assert (home / "figures" / "use_case_a_audit.png").exists()
 
 
 def test_the_command_on_a_corpus_of_ones_own(home, monkeypatch, capsys, tmp_path):
