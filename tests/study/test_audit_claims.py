@@ -10,7 +10,7 @@ from sani.results.figures import save
 from sani.runs import PACKAGE
 from sani.sanitizing import sanitize
 from sani.study import audits
-from sani.study.audit_claims import AUDITED, Found, conditions, default_target, verdicts
+from sani.study.audit_claims import AUDITED, Found, conditions, default_target, near_counterfactual, verdicts
 from sani.study.audits import models
 from sani.study.measured import file_of
 from sani.study.runs import Run
@@ -118,6 +118,29 @@ def test_the_default_target_by_hand_and_on_the_committed_audit(monkeypatch):
     table = pd.read_parquet(file_of(SETTINGS["small"], "audit")).query("seed < 3")
     usual = signature(sanitize).parameters["target"].default
     assert set(table["seed"]) == {0, 1, 2} and default_target(table, SETTINGS["small"]) == usual
+
+
+def test_the_page_of_results_tells_what_the_committed_audit_found(monkeypatch):
+    figures = PACKAGE.parent / "figures"
+    monkeypatch.setenv("SANI_FIGURES", str(figures))
+    found = Found(pd.read_parquet(file_of(SETTINGS["small"], "audit")).query("seed >= 15"))
+    text = (figures / "README.md").read_text(encoding="utf-8")
+    rows = text.split("re-tied, then that fifth |")[1].split("\n\n")[0].splitlines()[2:]
+    named = {"PPMLM from the start": "ppmlm", "logit filter, as it is saved": "logit-filter",
+             "repair-only, untied": "untied-repair-only", "pruning, untied": "untied-pruning",
+             "retrain at equal cost": "retrain-at-equal-cost"}  # fmt: skip
+    asked = [("as-it-is", "exposure"), ("as-it-is", "exposure_rare"), ("retie", "exposure"), ("graft", "exposure"),
+             ("benign-relearn", "exposure"), ("relearn", "exposure"), ("retie-relearn", "exposure")]  # fmt: skip
+    told = [[cell.strip(" *") for cell in row.strip("|").split("|")] for row in rows]
+    assert len(told) == len(models(SETTINGS["small"]))
+    for name, *cells in told:
+        model = named.get(name, name.replace("SANI on `", "sani ").rstrip("`"))
+        for cell, (attack, metric) in zip(cells, asked, strict=True):
+            settings = found.settings(model, attack, metric)
+            highest = pd.concat([found(model, attack, metric, s) for s in settings], axis=1).max(axis=1).mean()
+            assert float(cell) == pytest.approx(highest, abs=0.0051), (name, attack)
+    for model in ("base", "retrain-at-equal-cost"):
+        assert [part["verdict"] for part in near_counterfactual(found, model)] == ["holds"] * 16
 
 
 def test_what_is_beyond_the_counterfactual_has_a_sign():
