@@ -58,12 +58,11 @@ class NonFiniteLoss(ArithmeticError):
     `.model` has the last weights kept (at most a minute before) whose loss was a number; those given, if none was.
     """
 
-    def __init__(self, wrong: str, model: PreTrainedModel, epoch: int, step: int, folder: Path | None):
-        self.model, self.epoch, self.step = model, epoch + 1, step + 1
+    def __init__(self, wrong: str, model: PreTrainedModel, epoch: int, step: int, state: "State"):
+        self.model, self.epoch, self.step, folder = model, epoch + 1, step + 1, state.partial
         kept = "the exception's .model has" if folder is None else f"{folder} and the exception's .model have"
-        super().__init__(
-            f"in epoch {self.epoch}, step {self.step}, {wrong}; {kept} the last kept weights whose loss was a number"
-        )
+        kept = f"{kept} the last kept weights whose loss was a number" if state.keeps else "no weights were kept"
+        super().__init__(f"in epoch {self.epoch}, step {self.step}, {wrong}; {kept}")
 
 
 class State:
@@ -78,7 +77,7 @@ class State:
         held: ExitStack,
     ):  # fmt: skip
         self.folder, self.parameters, self.rows, self.finished = folder, parameters, [], False
-        self.saved, self.weights = -math.inf, []
+        self.saved, self.weights, self.keeps = -math.inf, [], resume or folder is not None
         self.partial = None if folder is None else part_of(folder)
         if folder is None:
             return
@@ -159,7 +158,7 @@ class State:
 
         To be called for weights whose loss was seen to be a number.
         """
-        if time.monotonic() - self.saved < every:
+        if time.monotonic() - self.saved < every or not self.keeps:
             return
         if self.folder is None:
             self.weights = self.weights or [torch.empty_like(parameter) for parameter in trained]

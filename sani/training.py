@@ -53,9 +53,9 @@ class Options:
     warmup: a share of the steps. measure(model, epoch) → dict of values by metric, or a list of rows with `metric`,
     `value` and what else names them, is called after the epochs in measure_at (0: before training). With a `run_dir`
     the state is kept at least every minute and a rerun goes on from it, or returns the finished model (unless
-    resume=False). scope="head" trains the LM head alone, on hidden states from one exhaustive pass (tokens × width × 4
-    bytes of memory in each process). With a `teacher` (same tokenizer) the model learns what that predicts at the
-    objective's positions, not what the text has (see `distillation_loss`); with a `loss` what that asks for.
+    resume=False; without one that keeps no weights for `NonFiniteLoss`). scope="head" trains the LM head alone, on
+    hidden states from one exhaustive pass (tokens × width × 4 bytes in each process). With a `teacher` (same tokenizer)
+    the model learns what that predicts, not what the text has (see `distillation_loss`); with a `loss` what that asks.
     """
 
     objective: str
@@ -186,8 +186,7 @@ def _train(model, blocks: Dataset, columns: dict, options: Options, state: State
     optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
     per_epoch = -(-len(blocks) // size)
     total = round(per_epoch * options.epochs)
-    rising = round(options.warmup * total)
-    at_once = rows_at_once(model, size, info["block_size"])
+    rising, at_once = round(options.warmup * total), rows_at_once(model, size, info["block_size"])
     loss_of = _loss_of(model, blocks, options, accelerator)
     step = state.load(trained, optimizer)
     bar = tqdm(
@@ -205,7 +204,7 @@ def _train(model, blocks: Dataset, columns: dict, options: Options, state: State
     def stop(wrong: str) -> NoReturn:
         state.load(trained, optimizer)
         wrong = f"{wrong}; lower learning_rate={options.learning_rate:g}"
-        raise NonFiniteLoss(wrong, model, *divmod(step, per_epoch), state.partial)
+        raise NonFiniteLoss(wrong, model, *divmod(step, per_epoch), state)
 
     with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         measure()
@@ -243,10 +242,10 @@ def _step(batch: Batch, at_once: int, loss_of: Callable[[Batch], Tensor], traine
     Every process draws the whole batch and takes its share of the rows. Returns what is wrong, if loss or gradient is
     no number; the weights are then as they were. `keep` is called before they change, when both are numbers.
     """
+    optimizer.zero_grad()
     if not (count := int((batch["labels"] != IGNORE).sum())):
         return ""
     here, loss = processes(), torch.zeros((), device=batch["labels"].device)
-    optimizer.zero_grad()
     for mine in torch.arange(here.process_index, len(batch["rows"]), here.num_processes).split(at_once):
         part = {name: column[mine] for name, column in batch.items()}
         if share := int((part["labels"] != IGNORE).sum()):
@@ -264,6 +263,7 @@ def _step(batch: Batch, at_once: int, loss_of: Callable[[Batch], Tensor], traine
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
+    optimizer.zero_grad()  # now, for what is measured next needs the memory
     return ""
 
 

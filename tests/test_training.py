@@ -289,6 +289,18 @@ def test_weights_that_a_step_broke_are_not_kept(inplace, folder, blocks, wordpie
     with pytest.raises(NonFiniteLoss, match="no longer numbers") as caught:
         fine_tune(model, blocks, epochs=1, batch_size=len(blocks), learning_rate=1e39)
     assert same(caught.value.model, good)
+    with pytest.raises(NonFiniteLoss, match="no weights were kept") as caught:
+        fine_tune(model, blocks, epochs=1, batch_size=2, learning_rate=1e30, resume=False)
+    assert not same(caught.value.model, good) and same(model, good)
+
+
+def test_gradients_from_before_take_no_part_and_none_are_left(blocks, wordpiece):
+    model = make_model(len(wordpiece))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    clean = fine_tune(make_model(len(wordpiece)), blocks, epochs=1, batch_size=2)
+    trained = fine_tune(model, blocks, epochs=1, batch_size=2, inplace=True)
+    assert same(trained, clean) and all(parameter.grad is None for parameter in trained.parameters())
 
 
 def test_measures_at_the_epochs_asked_for_in_evaluation_mode(blocks, wordpiece, tmp_path):

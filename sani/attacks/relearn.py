@@ -6,6 +6,8 @@ Rates and epochs are swept, and every setting is reported: the worst counts. Sou
 Deeb & Roger 2024, arXiv 2410.08827.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
@@ -20,6 +22,7 @@ from .rows import of_report, only, words_of
 SHARE = 0.2  # of the records, at least
 RATES = (1 / 3, 1, 3)  # times the usual one
 EPOCHS = (2, 6)
+WIDE = 512  # from which width on a state of the encoder is computed twice rather than kept: the same numbers
 
 
 def parts(blocks: Dataset, seed: int) -> tuple[Dataset, Dataset, Units, np.ndarray]:
@@ -47,38 +50,50 @@ def parts(blocks: Dataset, seed: int) -> tuple[Dataset, Dataset, Units, np.ndarr
     return known, other, others, unknown.to_numpy()
 
 
-def _swept(model, text: Dataset, seed: int, score) -> list[dict]:
-    """The rows that `score` gives of the model after every rate's epochs on a text."""
-    usual, rows = default_learning_rate(model), []
+def _swept(copied: Callable[[], PreTrainedModel], text: Dataset, seed: int, score) -> list[dict]:
+    """The rows that `score` gives after every rate's epochs on a text, of copies made anew for each."""
+    rows = []
     for times in RATES:
+        model = copied()
+        rate = default_learning_rate(model) * times
+        if model.config.hidden_size >= WIDE and model.supports_gradient_checkpointing:
+            model.config.use_cache = False  # or every batch would say that the two do not go together
+            newer = getattr(model, "activation_checkpointing_enable", None)
+            (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
-        def measure(trained, epoch, rate=usual * times):
+        def measure(trained, epoch, rate=rate):
             rows.extend(score(trained, f"rate {rate:.1e}, {epoch} epochs"))
             return {}
 
-        fine_tune(model, text, epochs=EPOCHS[-1], learning_rate=usual * times, seed=seed, progress=False,
-                  measure_at=EPOCHS, measure=measure)  # fmt: skip
+        # In place and without weights to go back to: a copy less of each, in memory.
+        fine_tune(model, text, epochs=EPOCHS[-1], learning_rate=rate, seed=seed, progress=False, measure_at=EPOCHS,
+                  measure=measure, inplace=True, resume=False)  # fmt: skip
     return rows
 
 
-def relearn(model: PreTrainedModel, blocks: Dataset, seed: int, **_) -> list[dict]:
+def _relearned(copied: Callable[[], PreTrainedModel], blocks: Dataset, seed: int) -> list[dict]:
     known, other, _, unknown = parts(blocks, seed)
 
     def score(trained, setting):
         return of_report(remembered(trained, other, among=unknown, seed=seed), setting)
 
-    return _swept(model, known, seed, score)
+    return _swept(copied, known, seed, score)
+
+
+def relearn(model: PreTrainedModel, blocks: Dataset, seed: int, **_) -> list[dict]:
+    return _relearned(lambda: models.clone(model), blocks, seed)
 
 
 def retie_relearn(model: PreTrainedModel, blocks: Dataset, seed: int, **_) -> list[dict]:
-    return relearn(models.retie(models.clone(model)), blocks, seed)
+    return _relearned(lambda: models.retie(models.clone(model)), blocks, seed)
 
 
 def graft_relearn(model: PreTrainedModel, blocks: Dataset, base: PreTrainedModel, seed: int, **_) -> list[dict]:
-    return relearn(grafted(model, base), blocks, seed)
+    return _relearned(lambda: grafted(model, base), blocks, seed)
 
 
 def benign_relearn(model: PreTrainedModel, blocks: Dataset, heldout: Dataset, seed: int, **_) -> list[dict]:
-    return _swept(
-        model, heldout, seed, lambda trained, setting: of_report(remembered(trained, blocks, seed=seed), setting)
-    )
+    def score(trained, setting):
+        return of_report(remembered(trained, blocks, seed=seed), setting)
+
+    return _swept(lambda: models.clone(model), heldout, seed, score)

@@ -142,6 +142,8 @@ SETTINGS = {
         repair_rates=(
             ("sani", 3e-3), ("repair-only", 3e-3), ("pruning", 3e-3), ("untied-repair-only", 3e-3),
             ("untied-pruning", 3e-3), ("retrain-at-equal-cost", 1e-4),
+            ("graddiff", 3e-4), ("npo", 3e-3), ("scrub", 3e-3), ("cf-k", 3e-3), ("eu-k", 3e-3), ("anchor", 3e-3),
+            ("rewind-anchor", 1e-3), ("return-anchor", 3e-3), ("equalise", 1e-3), ("sani-equalise", 3e-3),
         ),
     ),
     "tiny-gpt2": Setting(name="tiny-gpt2", model="tiny-gpt2", records=120, learning_rate=3e-4, batch_size=8),

@@ -236,6 +236,23 @@ def test_short_trainings_find_what_is_inside_and_nothing_where_there_is_nothing(
     assert at["avoided"] < at["without"]
 
 
+@pytest.mark.parametrize("family", ["tiny-bert", "tiny-gpt2"])
+@pytest.mark.filterwarnings("error")
+def test_states_computed_twice_change_no_number_and_the_model_stays_as_it_was(made, family, monkeypatch, caplog):
+    model, tokenizer = sani.load_model(family)
+    blocks = encode(made["corpus"], tokenizer, Blacklist.from_annotations(made["corpus"]), progress=False)
+    monkeypatch.setattr(relearning, "RATES", (1,))
+    monkeypatch.setattr(relearning, "EPOCHS", (1,))
+    model.config.hidden_dropout_prob = 0.1
+    before, rows = sani.checkpoints.model_fingerprint(model), []
+    for wide in (model.config.hidden_size + 1, model.config.hidden_size):
+        monkeypatch.setattr(relearning, "WIDE", wide)
+        rows.append(relearn(model, blocks, 0))
+    assert rows[0] == rows[1] and not caplog.records
+    assert sani.checkpoints.model_fingerprint(model) == before
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
 def test_naming_a_person_brings_back_what_belongs_to_it():
     """Who sees whom is planted by training: all records read alike but for their names, each of two tokens."""
     model, tokenizer = load_model("tiny-bert")
