@@ -206,9 +206,9 @@ assert reports["logit-filter"].regurgitation == 0
 # predicts in the contexts of its own training text, before and after, next to what a model that never saw them predicts by chance.
 #
 # **Not shown**: that the model is anonymous. It was not tested in other contexts or by an attacker who retrains it; a
-# term that is not on the blacklist is not forgotten; nothing here says whether the terms are deleted from the weights
-# or merely no longer predicted. A rate *below* the chance level is a sign of the latter: a model that had simply never read
-# the terms would still guess some of them. What utility costs on persons it was not trained on stands beside it.
+# term that is not on the blacklist is not forgotten; what re-tying brings back shows that the terms
+# are not deleted from the weights. A rate *below* the chance level is a sign of the same: a model that had simply never
+# read the terms would still guess some of them. What utility costs on persons it was not trained on stands beside it.
 # Intervals over records do not cover what another seed, corpus or model would give: [04_sani](04_sani.ipynb) and
 # [05_baselines](05_baselines.ipynb) train models of their own, and their numbers differ from these. The paper's other
 # methods (`repair-only`, `pruning`) take one changed argument: `sani.sanitize(leaky, blocks, method="pruning", …)`.

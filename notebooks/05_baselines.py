@@ -204,12 +204,13 @@ figures.show(
 
 # %%
 figures.show(
-    "use_case_a_small_frame", "As the figure of five panels above, means over five seeds with 95 % intervals.", "small"
+    "use_case_a_small_frame", "As the figure above, and exposure; means over five seeds with 95 % intervals.", "small"
 )
 
 # %%
 path = figure_file("claims.csv")
-text = matrix.markdown(pd.read_csv(path)) if path.exists() else "*No ledger yet: `python -m sani.study ledger`.*"
+page = "../figures/README.md"
+text = matrix.markdown(pd.read_csv(path), page) if path.exists() else "*No ledger yet: `python -m sani.study ledger`.*"
 Markdown(text)
 
 # %%

@@ -87,8 +87,8 @@ figures.present(
 )
 
 # %% [markdown]
-# *Regurgitation (listed terms predicted where they stand) against utility (other words predicted right): down and right is
-# worse, the controls are in grey. Bars: 95 % bootstrap intervals over records.*
+# *Regurgitation (direct identifiers predicted where they stand) against utility (other words predicted right): down and
+# right is worse, the controls are in grey. Bars: 95 % bootstrap intervals over records.*
 
 # %%
 shown = tables.summary(table)

@@ -91,8 +91,8 @@ figures.present(
 )
 
 # %% [markdown]
-# *Listed terms regurgitated, accuracy on other words, and weighted F1 of the emotion classifier (b), after 0, 1, 2, …
-# epochs of unlearning; before it on the left. Dotted: the controls.*
+# *(a) Listed terms regurgitated, (b) accuracy on other words, and (c) weighted F1 of the emotion classifier, after 0, 1,
+# 2, … epochs of unlearning; before it on the left, the controls on the right.*
 
 # %%
 plain = table[table["subset"] == ""]

@@ -72,8 +72,8 @@ figures.present(
 )
 
 # %% [markdown]
-# *Listed terms regurgitated (left) and utility (right) against the cost of unlearning, for two readings of the last
-# layer. Dashed with hollow markers: the head alone is repaired. Straight lines: models that cost nothing, and the model
+# *Direct identifiers predicted (top) and utility (bottom) against the cost of unlearning, for two readings of the last
+# layer (left and right). Dashed with hollow markers: the head alone is repaired. Straight lines: models that cost nothing, and the model
 # just erased.*
 
 # %%

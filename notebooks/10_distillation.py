@@ -84,7 +84,7 @@ figures.present(
 )
 
 # %% [markdown]
-# *Listed terms regurgitated (left) and utility (right). Bars: 95 % bootstrap intervals over records, one seed.*
+# *Direct identifiers predicted in place (left) and utility (right). Bars: 95 % bootstrap intervals over records, one seed.*
 
 # %%
 tables.summary(table).pivot_table(index=["size", "text", "method"], columns="metric", values="value", sort=False).round(

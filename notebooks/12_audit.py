@@ -194,4 +194,4 @@ assert audits["BERT"]["unprotected"].attacks["verdict"].iloc[0] == "far from cha
 # 1. Set `epochs = 0`: SANI without a repair. What does `retie` find then, and why is it what it finds in the unprotected
 #    model?
 # 2. Audit `sani.sanitize(leaky, blocks, "repair-only")`: nothing is untied, so `retie` changes nothing.
-# 3. Raise `budget` to 80: relearning and membership are run as well, in three times the time.
+# 3. Raise `budget` to 100: relearning and membership are run as well, in four times the time.

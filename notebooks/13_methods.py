@@ -98,7 +98,7 @@ HTML("".join(as_html(answers[answers["model"].isin(row)]) for row in rows))
 
 # %% [markdown]
 # *The five likeliest words in the blank by each model. Orange and ⚠: a listed term; ◐: one word of a listed term; blue:
-# neither.* After SANI's repair an ordinary word stands first; after an anchor, what the base model would have said.
+# neither.* After SANI's repair an ordinary word stands first; after an anchor, a word such as the base model would say.
 
 # %% [markdown]
 # ## What stays remembered under attack?

@@ -27,7 +27,7 @@
 # - **Needs** nothing but this repository, or files of your own.
 # - **Writes** the sanitised model with its report to `out`, or to the private run folder; and
 #   `runs/figures/14_your_own_model.{csv,svg,png}`.
-# - **Takes** about 1 minute and 2 GB on two cores.
+# - **Takes** 1 to 5 minutes and 2 GB on two cores.
 #
 # It is what the command does, a step at a time: `sani check`, then `sani sanitize MODEL CORPUS BLACKLIST OUT --base …
 # --heldout …`. Stopped, either goes on where it was.

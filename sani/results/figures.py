@@ -23,6 +23,7 @@ from .drawings.identifiers import contexts, memory, recall, sani, tradeoff
 from .drawings.methods import methods
 from .drawings.pretrained import cost, frequency, generation, unlearning
 from .drawings.rates import rates
+from .drawings.requests import requests
 from .drawings.style import LONG, STYLE, dress, errors, label_of, panels, points, style_of
 
 SETTINGS = {"svg.hashsalt": "sani", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
@@ -119,8 +120,7 @@ def bars(table: pd.DataFrame) -> Figure:
 
 DRAWINGS = (
     quickstart, fine_tune, sani, recall, contexts, frame, tradeoff, memory, exposure, unlearning, frequency, generation,
-    cost, ablation, effects, sweep, distillation, demo, erasure, claims, rates, audit,
-    methods,
+    cost, ablation, effects, sweep, distillation, demo, erasure, claims, rates, audit, methods, requests,
 )  # fmt: skip
 # What draws a table, by how its name ends.
 DRAW = {drawing.__name__: drawing for drawing in DRAWINGS} | {

@@ -55,15 +55,15 @@ def cell(rows: pd.DataFrame) -> str:
     return "<br>".join(lines)
 
 
-def markdown(claims: pd.DataFrame) -> str:
-    """The matrix as a Markdown table: a row per claim, a column per setting; each id links to its numbers."""
+def markdown(claims: pd.DataFrame, page: str = "") -> str:
+    """The matrix as a Markdown table: a row per claim, a column per setting; each id links to its numbers on a page."""
     table = judged(claims)
     settings = list(dict.fromkeys(claims["setting"]))
     lines = [f"| | claim of the paper | {' | '.join(settings)} |", "|---|---|" + "---|" * len(settings)]
     for claim, rows in table.groupby("id", sort=False):
         of = dict(iter(rows.groupby("setting")))
         cells = [cell(of[name]) if name in of else "·" for name in settings]
-        lines.append(f"| [{claim}](#claim-{claim.lower()}) | {rows['claim'].iloc[0]} | {' | '.join(cells)} |")
+        lines.append(f"| [{claim}]({page}#claim-{claim.lower()}) | {rows['claim'].iloc[0]} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", LEGEND, "", count(table)])
 
 

@@ -15,7 +15,19 @@ from ..results.figures import save
 from ..results.statistics import FEWEST
 from ..results.tables import summary
 from ..runs import figures_folder, private_folder, runs_folder
-from . import ablation, audit_claims, audits, costs, distillation, ledger, measured, method_claims, rates, runs
+from . import (
+    ablation,
+    audit_claims,
+    audits,
+    costs,
+    distillation,
+    ledger,
+    measured,
+    method_claims,
+    rates,
+    requests,
+    runs,
+)
 from .claims import CLAIMS
 from .runs import Run
 from .setting import SETTINGS, Setting
@@ -34,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--seeds", type=_whole, nargs="+", default=[*seeds], metavar="N", help=f"default: {usual}")
         one.add_argument("--jobs", type=_whole, default=0, help="processes side by side (default: one per core)")
         one.set_defaults(run=run, error=one.error)
-        if run in (_ledger, _margins, _rates, _audit, _forgetting):
+        if run in (_ledger, _margins, _rates, _audit, _forgetting, _requests):
             one.add_argument("--setting", choices=SETTINGS, default="tiny", help="default: tiny")
             one.add_argument("--corpus", type=Path, help="annotated .jsonl of your own: half pre-trains a base model")
             one.add_argument("--books", type=Path, help="use case B on a folder of .txt of your own, one per book")
@@ -116,6 +128,13 @@ def _audit(arguments: argparse.Namespace) -> None:
     matrix.write(ledger.write(found), _page(arguments))
     whole = found.loc[found["id"].isin(audit_claims.AUDITED), ["id", "reading", "verdict"]]
     print(f"{figures_folder()}/claims.* are written\n{whole.to_string(index=False)}")
+
+
+def _requests(arguments: argparse.Namespace) -> None:
+    setting = _setting(arguments)
+    name = f"{ledger.prefix(setting)}_requests"
+    save(name, summary(requests.table(setting, arguments.seeds, arguments.jobs)))
+    print(f"{figures_folder()}/{name}.csv, .svg and .png are written")
 
 
 def _own(arguments: argparse.Namespace) -> bool:
@@ -206,6 +225,11 @@ STUDIES = {  # what is done, over which seeds by default
     "rates": (_rates, range(3), "the learning rate of each method's repair, on seeds that judge no claim"),
     "audit": (_audit, range(15, 20), "does it really forget: the verdicts on the claims D; on seeds of their own"),
     "forgetting": (_forgetting, range(20, 25), "a method that passes the audit: the verdicts on the claims E"),
+    "requests": (
+        _requests,
+        range(20, 25),
+        "erasure requests one after another: does what was forgotten stay forgotten",
+    ),
     "ledger": (_ledger, range(10, 15), "the verdict on each of the paper's claims; fewer than 5 seeds decide nothing"),
 }
 
