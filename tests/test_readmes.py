@@ -207,4 +207,14 @@ def test_every_command_that_is_named_exists():
         known = (ROOT / "tests" / "benchmarks" / "__main__.py").exists() if module == "tests.benchmarks" else None
         assert known or runs_as_a_program(module), f"{where} names python -m {module}, which is no program"
     words = {word for _, module, word in found if module == "sani.study" and word}
-    assert words == {"ledger", "margins", "rates", "costs", "ablation", "distillation", "audit", "forgetting", "requests"}
+    assert words == {
+        "ledger",
+        "margins",
+        "rates",
+        "costs",
+        "ablation",
+        "distillation",
+        "audit",
+        "forgetting",
+        "requests",
+    }

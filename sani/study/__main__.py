@@ -21,6 +21,7 @@ from . import (
     audits,
     costs,
     distillation,
+    fronts,
     ledger,
     measured,
     method_claims,
@@ -177,11 +178,15 @@ def _forgetting(arguments: argparse.Namespace) -> None:
         print(f"no rate was swept in {setting.name} for {', '.join(unswept)}: they take the fine-tuning's")
     of_all = []
     less = method_claims.cheap(setting)
-    for one, runs_of in ((setting, method_claims.wanted(setting)), (less, method_claims.needed(less))):
+    for one, runs_of, models in (
+        (setting, method_claims.wanted(setting), method_claims.attacked(setting)),
+        (less, method_claims.needed(less), method_claims.audited(less)),
+    ):
         results, _ = measured.results(one, seeds, runs_of, jobs)
-        of_all.append((audits.table(one, seeds, jobs, of=method_claims.audited(one)), results))
+        of_all.append((audits.table(one, seeds, jobs, of=models), results))
     found = method_claims.verdicts(*of_all[0], setting, deltas, of_all[1])
     matrix.write(ledger.write(found), _page(arguments))
+    save(f"{ledger.prefix(setting)}_methods", fronts.table(*of_all[0], setting, deltas))
     whole = found.loc[found["id"].isin(method_claims.FORGETTING), ["id", "verdict"]]
     print(f"{figures_folder()}/claims.* are written\n{whole.to_string(index=False)}")
 

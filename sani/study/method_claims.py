@@ -28,6 +28,8 @@ FORGETTING = {
     "E4": "(ours) the same after 2 % of the epochs of training",
     "E5": "(ours) it is as private as the base model, and no other method and no control dominates it",
 }
+# The nearest to the front of utility and exposure without an attack; they are attacked too, though no rule asks for it.
+NEAREST = ("anchor", "rewind-anchor", "sani-equalise", "npo", "retrain-at-equal-cost")
 # What E5 leaves out: the base model, which fine-tuning has not reached; what cannot be kept as a run or costs sixty
 # passes; and gradient ascent, which is the half of gradient difference that destroys.
 LEFT_OUT = ("base", "sani-tied", "task-vector", "privacy-neurons", "gradient-ascent")
@@ -67,6 +69,12 @@ def audited(setting: Setting) -> dict[str, Run]:
     """The models that are attacked, by name."""
     names = {"base": Run(""), "counterfactual": Run("counterfactual"), "unprotected": Run(setting.objectives[0])}
     return names | {name: run_of(setting, name) for name in (OURS[setting.causal], "sani")}
+
+
+def attacked(setting: Setting) -> dict[str, Run]:
+    """`audited`, and the methods nearest to the front with the model that spared the terms from the start."""
+    more = {name: run_of(setting, name) for name in NEAREST if name in others(setting)}
+    return audited(setting) | {setting.objectives[2]: Run(setting.objectives[2])} | more
 
 
 def conditions(claim: str, f: Found, v: Values) -> list[dict]:

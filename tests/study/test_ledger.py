@@ -192,7 +192,9 @@ def test_the_commands_of_the_audit_and_of_the_methods(home, monkeypatch, capsys)
     table = pd.read_csv(home / "figures" / "claims.csv")
     assert set(table["id"].str[:2]) == {"D1", "D2", "D5", "E1", "E2", "E3", "E4", "E5"}
     assert set(table["verdict"]) == {"undecided"} and set(table["seeds"]) == {1}
-    assert (home / "figures" / "use_case_a_audit.png").exists()
+    assert (home / "figures" / "use_case_a_audit.png").exists() and (
+        home / "figures" / "use_case_a_methods.png"
+    ).exists()
 
 
 def test_the_command_on_a_corpus_of_ones_own(home, monkeypatch, capsys, tmp_path):

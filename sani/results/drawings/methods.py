@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from .style import STYLE, dress, errors, label_of, panels, points
+from .style import STYLE, dress, errors, label_of, over_seeds, panels, points
 
 GROUPS = {  # colour (Okabe–Ito) and marker by what a method is
     "ours": ("#E69F00", "*"),
@@ -47,10 +47,12 @@ def methods(table: pd.DataFrame) -> Figure:
     looks = {name: {"color": c, "marker": m, "linestyle": "none"} for name, (c, m) in GROUPS.items()}
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items() if name in set(groups.values())]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    ours = [name for name in ("rewind-anchor", "return-anchor") if (name, ATTACKED) in at][:1]
     told = ", ".join(
         f"{label_of(name)} {at[name, ATTACKED]:.2f} at utility {at[name, 'utility']:.3f}"
-        for name in ("unprotected", "sani", "rewind-anchor")
+        for name in ("unprotected", "sani", *ours)
         if (name, ATTACKED) in at
     )
-    figure.suptitle(f"Exposure of names under the worst attack (chance {chance:.2f}): {told}", fontsize=11)
+    over = f"\n({over_seeds(table)})" if "seeds" in table else ""
+    figure.suptitle(f"Exposure of names under the worst attack (chance {chance:.2f}): {told}{over}", fontsize=11)
     return figure
