@@ -96,7 +96,7 @@ def sanitize(
 ) -> PreTrainedModel:
     """Make a model forget the blacklist of its blocks, by one of METHODS; returns a new model.
 
-    `sani` is the paper's. Ours, tried on tiny models and one seed so far: with the model before fine-tuning at hand
+    `sani` is the paper's. Ours, tried on tiny models alone: with the model before fine-tuning at hand
     (`base`) `return-anchor`, and where names share their tokens with ordinary words `rewind-anchor`; without it
     `sani-equalise`.
 

@@ -47,7 +47,8 @@ def methods(table: pd.DataFrame) -> Figure:
     looks = {name: {"color": c, "marker": m, "linestyle": "none"} for name, (c, m) in GROUPS.items()}
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items() if name in set(groups.values())]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-    ours = [name for name in ("rewind-anchor", "return-anchor") if (name, ATTACKED) in at][:1]
+    attacked = [name for name in names if groups[name] == "ours" and (name, ATTACKED) in at]
+    ours = sorted(attacked, key=lambda name: abs(at[name, ATTACKED] - chance))[:1]
     told = ", ".join(
         f"{label_of(name)} {at[name, ATTACKED]:.2f} at utility {at[name, 'utility']:.3f}"
         for name in ("unprotected", "sani", *ours)
