@@ -56,14 +56,14 @@ class Found:
         of = [key[2] for key in self.at if (key[0], key[1], key[3]) == (model, attack, metric)]
         return list(dict.fromkeys(of))
 
+    def highest(self, model: str, attack: str, metric: str = "exposure") -> pd.Series:
+        """The highest exposure that an attack's settings lead to, seed by seed."""
+        of = [self(model, attack, metric, setting) for setting in self.settings("counterfactual", attack, metric)]
+        return pd.concat(of, axis=1).max(axis=1, skipna=False)
+
     def beyond(self, model: str, attack: str, metric: str = "exposure") -> pd.Series:
-        """The highest exposure that an attack's settings lead to, minus that of the counterfactual, seed by seed."""
-        settings = self.settings("counterfactual", attack, metric)
-        ours, never = (
-            pd.concat([self(m, attack, metric, s) for s in settings], axis=1).max(axis=1, skipna=False)
-            for m in (model, "counterfactual")
-        )
-        return ours - never
+        """`highest`, minus that of the counterfactual."""
+        return self.highest(model, attack, metric) - self.highest("counterfactual", attack, metric)
 
 
 def conditions(claim: str, f: Found, setting: Setting, target: str = "lm-head") -> list[dict]:

@@ -42,16 +42,10 @@ def cost(setting: Setting, seed: int, name: str) -> float:
     return (two + (three - two) * (setting.repair_epochs - 2)) / trained
 
 
-def highest(f: Found, model: str, attack: str) -> pd.Series:
-    """The highest exposure of names that an attack's settings lead to, seed by seed."""
-    of = [f(model, attack, "exposure", setting) for setting in f.settings("counterfactual", attack, "exposure")]
-    return pd.concat(of, axis=1).max(axis=1, skipna=False)
-
-
 def worst_exposure(f: Found, model: str) -> pd.Series:
     """Exposure of names under the attack that, on the mean, leaves it the farthest from the counterfactual's."""
     asked = [attack for attack in FIRST if f.settings("counterfactual", attack, "exposure")]
-    return highest(f, model, max(asked, key=lambda attack: abs(f.beyond(model, attack).mean())))
+    return f.highest(model, max(asked, key=lambda attack: abs(f.beyond(model, attack).mean())))
 
 
 def table(audits: pd.DataFrame, results: pd.DataFrame, setting: Setting, deltas: Mapping[str, float]) -> pd.DataFrame:

@@ -6,6 +6,8 @@ before. Methods, ways and measures were written down before the runs.
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 import numpy as np
@@ -62,14 +64,6 @@ def lists(data: Data) -> list[Blacklist]:
     return found
 
 
-def union(some: Sequence[Blacklist]) -> Blacklist:
-    """The terms that any of them holds."""
-    whole, *others = some
-    for other in others:
-        whole = whole | other
-    return whole
-
-
 def _answered(setting: Setting, seed: int, point: Point) -> PreTrainedModel:
     """The model of a point, from its run folder or made now, with those before it."""
     data = prepare(setting, seed)
@@ -79,7 +73,7 @@ def _answered(setting: Setting, seed: int, point: Point) -> PreTrainedModel:
         way = point.way if point.request > 2 else GROWING
         start = _answered(setting, seed, point._replace(way=way, request=point.request - 1))
     asked = lists(data)[: point.request]
-    listed = asked[-1] if point.way == OWN else union(asked)
+    listed = asked[-1] if point.way == OWN else reduce(or_, asked)
     blocks = encode(data.corpus, data.tokenizer, listed, setting.block_size, progress=False)
     # Another seed each time, or the same neurons would be erased again.
     options = setting.training | {
@@ -96,7 +90,7 @@ def _measure(setting: Setting, seed: int, point: Point) -> Found:
     model = _answered(setting, seed, point) if point.request else control(setting, seed, point.method)
     found, report = values(setting, seed, model, more=True)
     term = report.units["term_id"]
-    asked = term.isin(data.blacklist.ids(union(lists(data)[: point.request or REQUESTS])))
+    asked = term.isin(data.blacklist.ids(reduce(or_, lists(data)[: point.request or REQUESTS])))
     for who, among in (("asked for", asked), ("still waiting", (term >= 0) & ~asked)):
         part = replace(report, units=report.units[among])
         for name, of in (("direct identifiers", IN_PLACE), (NAMED["exposure"], EXPOSED)):

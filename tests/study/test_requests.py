@@ -1,5 +1,8 @@
 """Erasure requests one after another: what each lists, what each model comes from, and what is measured of it."""
 
+from functools import reduce
+from operator import or_
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +13,7 @@ from sani.results import figures
 from sani.results.tables import summary
 from sani.study import grid, requests
 from sani.study.prepare import prepare
-from sani.study.requests import AT_ONCE, GROWING, OWN, REQUESTS, Point, lists, points, union
+from sani.study.requests import AT_ONCE, GROWING, OWN, REQUESTS, Point, lists, points
 from sani.study.setting import Setting
 
 SMALL = Setting(name="few", records=20, heldout_records=2, epochs=1, repair_epochs=1)
@@ -19,7 +22,7 @@ SMALL = Setting(name="few", records=20, heldout_records=2, epochs=1, repair_epoc
 def test_the_lists_are_the_whole_blacklist_dealt_by_person():
     data = prepare(SMALL, 0)
     asked = lists(data)
-    assert len(asked) == REQUESTS and union(asked) == data.blacklist
+    assert len(asked) == REQUESTS and reduce(or_, asked) == data.blacklist
     persons, at = sorted(set(data.corpus["person_id"])), np.zeros(REQUESTS, int)
     for person in persons:
         theirs = data.corpus.filter(lambda row, person=person: row["person_id"] == person)
@@ -52,7 +55,7 @@ def test_the_list_grows_or_is_the_requests_own(way, listed, monkeypatch):
     monkeypatch.setattr(requests, "control", lambda *_: None)
     monkeypatch.setattr(requests, "encode", lambda corpus, tokenizer, blacklist, *_, **__: encoded.append(blacklist))
     requests._answered(SMALL, 0, Point("sani", way, 2))
-    assert encoded == [lists(data)[0], union([lists(data)[i] for i in listed])]
+    assert encoded == [lists(data)[0], reduce(or_, [lists(data)[i] for i in listed])]
 
 
 def test_a_small_study_measures_who_asked_apart_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
