@@ -1,6 +1,7 @@
 """The machine: processes that share a work, rows at once, the heap."""
 
 import ctypes
+import gc
 import os
 from functools import cache
 
@@ -26,19 +27,34 @@ def rows_at_once(model: PreTrainedModel, rows: int, length: int) -> int:
     return min(rows, max(1, max(TOKENS, VALUES // model.config.hidden_size) // length))
 
 
+def _libc() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("libc.so.6")
+    except OSError:
+        return None
+
+
 @cache
 def steady_heap() -> None:
     """Have glibc, from now on in this process, keep what a step frees for the next one.
 
     It would give it back, and the next step wait for cleared pages: a seventh of a step of bert-base.
     """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
+    if (mallopt := getattr(_libc(), "mallopt", None)) is None:
         return
     mmap_threshold, trim_threshold = -3, -1  # malloc.h
     if mallopt(mmap_threshold, 1 << 27) or mallopt(mmap_threshold, 1 << 25):  # some refuse more than 32 MB
         mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def give_back() -> None:
+    """Return to the system what models that are no longer needed took, and `steady_heap` has kept of their training.
+
+    A model that warns when it is saved holds itself, so it waits for the garbage collector, which counts no bytes.
+    """
+    gc.collect()
+    if trim := getattr(_libc(), "malloc_trim", None):
+        trim(0)
 
 
 def usual_jobs() -> int:

@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from .. import models
+from ..devices import give_back
 from ..evaluation import remembered
 from ..predictions import Units, layout
 from ..training import default_learning_rate, fine_tune
@@ -68,6 +69,8 @@ def _swept(copied: Callable[[], PreTrainedModel], text: Dataset, seed: int, scor
         # In place and without weights to go back to: a copy less of each, in memory.
         fine_tune(model, text, epochs=EPOCHS[-1], learning_rate=rate, seed=seed, progress=False, measure_at=EPOCHS,
                   measure=measure, inplace=True, resume=False)  # fmt: skip
+        del model  # before the next copy is made
+        give_back()
     return rows
 
 

@@ -1,8 +1,6 @@
 """A leaking model that is sanitised while one waits."""
 
-import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 
 import pandas as pd
 from datasets import Dataset
@@ -10,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..blocks import encode
 from ..data.corpora import load_corpus
+from ..devices import give_back
 from ..erasure import erase
 from ..models import load_model
 from ..runs import one_of
@@ -18,12 +17,6 @@ from ..training import repair
 from .answers import Listed, compare
 
 EPOCHS = 4  # of the repair while one waits
-
-
-def _give_back() -> None:
-    """Return the heap's free pages, which `devices.steady_heap` keeps for a next step: a demo shares its machine."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 class Demo:
@@ -68,12 +61,12 @@ class Demo:
         repaired = repair(erased, blocks, epochs, seed=seed, progress=False, **watched, **self.options)
         self.blacklist, self.listed = blacklist, Listed(blacklist, self.tokenizer)
         self.models = {"leaky": self.leaky, "just erased": erased, "repaired": repaired}
-        _give_back()
+        give_back()
 
     def compare(self, text: str, k: int = 5) -> pd.DataFrame:
         """`compare` for every model there is, the extra ones last."""
         table = compare(self.models | self.extra, self.tokenizer, text, self.listed, k)
-        _give_back()
+        give_back()
         return table
 
 

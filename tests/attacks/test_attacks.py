@@ -1,5 +1,7 @@
 """Attacks: a memory planted by training is caught, a model without it is at chance, in both directions."""
 
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +20,7 @@ from sani.attacks.membership import at_false_positives, membership, token_scores
 from sani.attacks.probe import probe
 from sani.attacks.quantize import GROUP, rounded
 from sani.attacks.reintroduce import reintroduce
-from sani.attacks.relearn import parts, relearn
+from sani.attacks.relearn import parts, relearn, retie_relearn
 from sani.attacks.retie import retie
 from sani.attacks.rows import COLUMNS, auc, only, words_of
 from sani.blocks import info, tensors
@@ -251,6 +253,20 @@ def test_states_computed_twice_change_no_number_and_the_model_stays_as_it_was(ma
     assert rows[0] == rows[1] and not caplog.records
     assert sani.checkpoints.model_fingerprint(model) == before
     assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def test_relearning_holds_one_copy_at_a_time_also_of_a_model_that_warns_when_saved(made, monkeypatch):
+    copies, alive = [], []
+
+    def trained(model, *_, **__):
+        alive.append(sum(copy() is not None for copy in copies))
+        copies.append(weakref.ref(model))
+
+    monkeypatch.setattr(relearning, "fine_tune", trained)
+    model = sani.erase(made["base"], "lm-head")
+    assert model.given_away  # such a model holds itself by its own save_pretrained
+    retie_relearn(model, made["blocks"], 0)
+    assert alive == [0] * len(relearning.RATES)
 
 
 def test_naming_a_person_brings_back_what_belongs_to_it():
