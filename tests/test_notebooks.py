@@ -113,9 +113,9 @@ def test_presets_set_what_the_notebooks_declare(path):
             if path.stem == "tiny":
                 assert value == ast.literal_eval(known[key]["default"]), key
     assert path.stem == preset["preset"]
-    told = {key: value for key, value in preset.items() if key != "preset"}
     if path.stem in SETTINGS:
-        assert (dataclasses.asdict(Setting(name=path.stem, **told))) == dataclasses.asdict(SETTINGS[path.stem])
+        assert Setting.from_parameters(preset) == SETTINGS[path.stem]
+        assert Setting.from_parameters(preset | {"learning_rate": 0.5}).repair_rates == ()
     if path.stem == "tiny":
         assert preset.keys() == declared["03_fine_tune"].keys() - {"seed", "jobs"}
 

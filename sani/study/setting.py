@@ -1,7 +1,7 @@
 """A setting: what a study trains, on what, for how long (PAPER §4)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import get_origin
 
 from ..erasure import TARGETS
@@ -88,14 +88,19 @@ class Setting:
     def from_parameters(cls, parameters: Mapping, **more) -> "Setting":
         """The setting of a notebook: of its parameters (as a mapping, `globals()`) those that are fields, and `more`.
 
-        `preset` is the setting's name, and `classes` may be separated by commas. Raises TypeError or ValueError for a
-        value that a parameter cannot have, be it a field or not.
+        `preset` is the setting's name, and `classes` may be separated by commas. Of a setting of the ledger come the
+        rates of its repairs, unless model or learning rate is another. Raises TypeError or ValueError for a value that
+        a parameter cannot have, be it a field or not.
         """
         classes = parameters.get("classes", ())
         classes = tuple(filter(None, classes.split(","))) if isinstance(classes, str) else classes
         known = check({**parameters, "classes": classes, **more})
         known["name"] = more.get("name", known.get("preset", cls.name))
-        return cls(**{field.name: known[field.name] for field in fields(cls) if field.name in known})
+        made = cls(**{field.name: known[field.name] for field in fields(cls) if field.name in known})
+        usual = SETTINGS.get(made.name)
+        if usual and (made.model, made.learning_rate) == (usual.model, usual.learning_rate):
+            made = replace(made, repair_rates=usual.repair_rates)
+        return made
 
     @property
     def training(self) -> dict:
@@ -146,7 +151,13 @@ SETTINGS = {
             ("rewind-anchor", 1e-3), ("return-anchor", 3e-3), ("equalise", 1e-3), ("sani-equalise", 3e-3),
         ),
     ),
-    "tiny-gpt2": Setting(name="tiny-gpt2", model="tiny-gpt2", records=120, learning_rate=3e-4, batch_size=8),
+    "tiny-gpt2": Setting(
+        name="tiny-gpt2", model="tiny-gpt2", records=120, learning_rate=3e-4, batch_size=8,
+        repair_rates=(
+            ("sani", 1e-3), ("repair-only", 1e-3), ("pruning", 1e-3), ("untied-repair-only", 1e-3),
+            ("untied-pruning", 1e-3), ("retrain-at-equal-cost", 1e-4),
+        ),
+    ),
     "tiny-stories": Setting(
         name="tiny-stories", use_case="B", model="tiny-bert-stories-public", corpus="synthetic-stories", records=300,
         repair_epochs=4, ner="tiny-ner", emotions="synthetic-emotions",
