@@ -65,6 +65,7 @@ ATTACKS = {
     "graft-relearn": Attack("grafted, then fine-tuned on a fifth", "sani.attacks.relearn", (17, 41)),
     "benign-relearn": Attack("fine-tuned on other people's records", "sani.attacks.relearn", (6, 26), (54, 54)),
 }
+SAME = {"retie-relearn": "relearn"}  # where re-tying changes nothing
 REPAIR = 13 * 3  # passes of a repair of 13 epochs, whose backward pass costs two
 
 
@@ -123,7 +124,8 @@ def audit(
     `tokenizer`, `corpus`, `blacklist`: those of the blocks, for prompts. budget: in multiply-adds over all attacks on
     the model itself, `heldout` counted, by default a repair's of 13 epochs; models beside cost as much again each. What
     it does not cover, and what lacks an argument, is `not run`, which is not `passed`. keep: called for each attack on
-    each model with a name and what makes its rows; returns them, made now or kept from an earlier call.
+    each model with a name and what makes its rows; returns them, made now or kept from an earlier call. Of a model
+    whose matrices are tied `retie-relearn` is `relearn`, made once.
     Raises TypeError or ValueError for bad arguments, before any work. No row holds a term or text.
     """
     given = dict(locals())
@@ -226,6 +228,7 @@ def _run(
     total = sum(costs.values()) / a_pass * attacked
     minutes = total * seconds_a_pass(given["model"], given["blocks"]) / 60
     tables, failed, draws = [], {}, {side: dict(getattr(one, "draws", {})) for side, one in sides.items()}
+    told_by: dict[tuple[str | None, str], list[dict]] = {}  # the rows of an attack on a side's model
     whole = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} passes [{elapsed}<{remaining}{postfix}]"
     with tqdm(total=total, desc="audit", bar_format=whole, disable=not progress, leave=False, delay=2) as bar:
         if progress:
@@ -242,7 +245,11 @@ def _run(
                 else:
                     asked = one if name in SERVED else _saved(one)
                     run = partial(_function(name), **given | {"model": asked})
-                    rows = _tried(partial(keep, f"{name}-{side}", run), name, failed)
+                    twin = SAME.get(name) if _is_tied(one) else None
+                    rows = None if twin in failed else told_by.get((twin, side))
+                    if rows is None:
+                        rows = _tried(partial(keep, f"{name}-{side}", run), name, failed)
+                    told_by[name, side] = rows
                     found = pd.DataFrame(rows, columns=[*KEYS, "count", "value", "low", "high"])
                     draws[side] |= {(name, *(r[k] for k in KEYS)): (r.over, r.draws) for r in rows if r.over}
                     bar.update(cost / a_pass)
@@ -280,6 +287,10 @@ def _judged(table: pd.DataFrame, draws: Mapping, of_chance: Mapping, filtered: b
 def of_distance(low: float, high: float) -> tuple[float, float]:
     """The interval of a distance, from that of the difference."""
     return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
+
+
+def _is_tied(model: PreTrainedModel) -> bool:
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def _saved(model: PreTrainedModel) -> PreTrainedModel:

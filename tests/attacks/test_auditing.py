@@ -75,6 +75,29 @@ def test_what_reads_held_out_records_costs_by_their_number(made, causal):
     assert equal == pytest.approx((4 if causal else 28) * pass_cost(model, blocks))
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_where_nothing_is_untied_one_relearning_stands_for_both(made, fails):
+    model, blocks, *_ = made
+    calls = []
+
+    def keep(name, make):
+        calls.append(name)
+        if fails and name.startswith("relearn"):
+            raise ValueError
+        return [] if fails else make()
+
+    asked = {"attacks": ("relearn", "retie-relearn"), "progress": False, "budget": 1e18, "keep": keep}
+    found = audit(sani.erase(model, "last-block"), blocks, **asked)
+    if fails:
+        assert calls == ["relearn-value", "retie-relearn-value"]
+        return
+    one, other = (found.rows[found.rows["attack"] == name].drop(columns="attack") for name in asked["attacks"])
+    assert calls == ["relearn-value"] and len(one) and one.reset_index(drop=True).equals(other.reset_index(drop=True))
+    assert {key[0] for key in found.draws} == set(asked["attacks"])
+    audit(sani.erase(model, "lm-head"), blocks, **asked)
+    assert calls[1:] == ["relearn-value", "retie-relearn-value"]
+
+
 def test_a_distance_has_the_interval_of_the_difference_on_the_same_records(made):
     """Two models that differ alike on every record are told apart, however much the records differ."""
     model, blocks, base, *_ = made
