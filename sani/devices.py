@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -27,11 +28,9 @@ def rows_at_once(model: PreTrainedModel, rows: int, length: int) -> int:
     return min(rows, max(1, max(TOKENS, VALUES // model.config.hidden_size) // length))
 
 
-def _libc() -> ctypes.CDLL | None:
-    try:
-        return ctypes.CDLL("libc.so.6")
-    except OSError:
-        return None
+def _glibc(name: str) -> Callable[..., int]:
+    """A function of glibc by its name; elsewhere one that does nothing."""
+    return getattr(ctypes.CDLL(None) if os.name == "posix" else None, name, lambda *_: 0)
 
 
 @cache
@@ -40,21 +39,15 @@ def steady_heap() -> None:
 
     It would give it back, and the next step wait for cleared pages: a seventh of a step of bert-base.
     """
-    if (mallopt := getattr(_libc(), "mallopt", None)) is None:
-        return
-    mmap_threshold, trim_threshold = -3, -1  # malloc.h
+    mallopt, mmap_threshold, trim_threshold = _glibc("mallopt"), -3, -1  # malloc.h
     if mallopt(mmap_threshold, 1 << 27) or mallopt(mmap_threshold, 1 << 25):  # some refuse more than 32 MB
         mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def give_back() -> None:
-    """Return to the system what models that are no longer needed took, and `steady_heap` has kept of their training.
-
-    A model that warns when it is saved holds itself, so it waits for the garbage collector, which counts no bytes.
-    """
+    """Return what dead models took (one that warns when saved holds itself) and `steady_heap` has kept of training."""
     gc.collect()
-    if trim := getattr(_libc(), "malloc_trim", None):
-        trim(0)
+    _glibc("malloc_trim")(0)
 
 
 def usual_jobs() -> int:

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.activations import ACT2FN
 
-from .runs import fingerprint, named_folder, weights_folder
+from .runs import WEIGHTS, fingerprint, named_folder
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 ADAPTER = "adapter_config.json"  # of PEFT
@@ -143,7 +143,7 @@ def head_logits(model: PreTrainedModel, hidden: Tensor, chosen: Tensor) -> Tenso
 
 def shipped() -> list[str]:
     """Names of the weights that ship with the package."""
-    return sorted(p.parent.name for p in weights_folder().glob("*/manifest.json"))
+    return sorted(p.parent.name for p in WEIGHTS.glob("*/manifest.json"))
 
 
 def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -260,7 +260,7 @@ def source(name: str | Path) -> tuple[str, dict]:
     """Folder or Hub id of a model, and the options to load it with. Raises TypeError, ValueError, FileNotFoundError."""
     if str(name).lower().endswith(".gguf"):
         raise ValueError(f"{name}: {GGUF}")
-    folder = weights_folder() / str(name) if str(name) in shipped() else named_folder(name, "model")
+    folder = WEIGHTS / str(name) if str(name) in shipped() else named_folder(name, "model")
     local = folder.is_dir()
     if not local and (folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1):
         raise FileNotFoundError(f"no folder {name}; shipped names are {', '.join(shipped())}")

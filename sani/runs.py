@@ -21,6 +21,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 PACKAGE = Path(__file__).parent
+WEIGHTS = PACKAGE / "weights"  # the small ones that ship with the package
 LOCK = ".sani.lock"  # in every run folder; it also tells whose folder it is
 KEY = ".key"  # the folder with this machine's key of `keyed`
 LAST = ("params.yaml", "blocks.json")
@@ -49,20 +50,10 @@ def figures_folder() -> Path:
     return Path(named).expanduser().resolve() if named else home() / "figures"
 
 
-def notebook_figures() -> Path:
-    """Where notebooks write their figures: SANI_FIGURES, else a folder beside the run folders, not tracked by git."""
-    return figures_folder() if os.environ.get("SANI_FIGURES") else runs_folder() / "figures"
-
-
 def figure_file(name: str) -> Path:
     """A file of the figures, such as "claims.csv": in SANI_FIGURES if it is there, else in the root's figures/."""
     found = figures_folder() / name
     return found if found.exists() else home() / "figures" / name
-
-
-def weights_folder() -> Path:
-    """The folder of the small weights that ship with the package."""
-    return PACKAGE / "weights"
 
 
 # --- keys

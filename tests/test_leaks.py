@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 import sani
 from sani import load_corpus
-from sani.runs import weights_folder
+from sani.runs import WEIGHTS
 from sani.weights import build
 
 RUN = """
@@ -175,7 +175,7 @@ def test_shipped_vocabulary_holds_no_private_term_but_names_of_public_lists():
         _, blacklist = clinical if kind == "clinical" else stories
         terms = {term.lower() for term in blacklist.terms(reveal=True)["term"] if len(term) >= 4}
         assert len(terms) > 300
-        vocabulary = set(AutoTokenizer.from_pretrained(weights_folder() / name).get_vocab())
+        vocabulary = set(AutoTokenizer.from_pretrained(WEIGHTS / name).get_vocab())
         for piece in (terms & {token.lower().lstrip("ġ") for token in vocabulary}) - listed - read[kind]:
             known = any(word.startswith(piece) for word in read[kind] | listed)
             assert known, f"{name}: a private term that is no public piece"

@@ -1,6 +1,7 @@
 """Figures, each drawn from its CSV alone: `python -m sani.results.figures` redraws them all."""
 
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import PIL.Image
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
-from ..runs import figure_file, figures_folder, notebook_figures
+from ..runs import figure_file, figures_folder, runs_folder
 from .drawings.ablation import ablation, distillation, effects, sweep
 from .drawings.audit import audit
 from .drawings.claims import claims
@@ -98,8 +99,8 @@ def show(name: str, alt: str, setting: str = "tiny", command: str = "") -> Image
 
 
 def present(name: str, table: pd.DataFrame, alt: str) -> Image:
-    """A notebook's own figure: its table, .svg and .png written where notebooks write, and the picture to show."""
-    folder = notebook_figures()
+    """A notebook's own figure: its table, .svg and .png written to SANI_FIGURES or beside the runs, and the picture."""
+    folder = figures_folder() if os.environ.get("SANI_FIGURES") else runs_folder() / "figures"
     save(name, table, folder)
     return Image(str(folder / f"{name}.png"), alt=alt)
 

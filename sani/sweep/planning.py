@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import papermill
 
-from ..runs import PACKAGE, files_fingerprint, fingerprint, home, keyed, runs_folder, weights_folder
+from ..runs import PACKAGE, WEIGHTS, files_fingerprint, fingerprint, home, keyed, runs_folder
 from .executing import Task, code_of, is_finished
 
 
@@ -61,7 +61,7 @@ def plan(notebook: str, grid: Mapping[str, Sequence], preset: Mapping | None = N
     path = path_of(notebook)
     code = code_of(path)
     # Besides what its parameters name, a run reads the grammars; the manifests tell the shipped weights.
-    always = [*sorted((PACKAGE / "data/grammars").glob("*.yaml")), *sorted(weights_folder().glob("*/manifest.json"))]
+    always = [*sorted((PACKAGE / "data/grammars").glob("*.yaml")), *sorted(WEIGHTS.glob("*/manifest.json"))]
     values = [[(name, fitting(name, value, known[name][0])) for value in grid[name]] for name in reversed(grid)]
     tasks = {}
     for point in itertools.product(*values):

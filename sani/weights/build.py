@@ -27,7 +27,7 @@ from ..data.entities import find_entities
 from ..data.surrogates import counterfactual
 from ..evaluation import Report, evaluate
 from ..models import load_model
-from ..runs import code_fingerprint, commit, fingerprint, run_folder, runs_folder, weights_folder
+from ..runs import WEIGHTS, code_fingerprint, commit, fingerprint, run_folder, runs_folder
 from ..study.distillation import PLANS, distilled, model_of
 from ..study.prepare import OTHERS
 from ..study.pretraining import ARCHITECTURE, GPT2_ARCHITECTURE, GPT2_PHASES, PHASES, PUBLIC, pretrain
@@ -236,7 +236,7 @@ RECIPES = {
 
 def manifest(name: str) -> dict:
     """What a shipped model's manifest says."""
-    return json.loads((weights_folder() / name / "manifest.json").read_text(encoding="utf-8"))
+    return json.loads((WEIGHTS / name / "manifest.json").read_text(encoding="utf-8"))
 
 
 def build(name: str) -> dict:
@@ -271,7 +271,7 @@ def build(name: str) -> dict:
         "sha256": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(temporary.iterdir())},
     }
     (temporary / "manifest.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    target = weights_folder() / name
+    target = WEIGHTS / name
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(temporary, target)
     for path in (target, *target.iterdir()):

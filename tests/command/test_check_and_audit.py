@@ -160,7 +160,7 @@ def bad(job):
     (at / "broken.jsonl").write_text("Zelmira Quorn {\n")
     for name, extra in (("pickled", {}), ("remote", {"auto_map": {"AutoModel": "x.Y"}})):
         (at / name).mkdir()
-        config = json.loads((sani.runs.weights_folder() / "tiny-bert" / "config.json").read_text())
+        config = json.loads((sani.runs.WEIGHTS / "tiny-bert" / "config.json").read_text())
         (at / name / "config.json").write_text(json.dumps(config | extra))
     (at / "pickled" / "pytorch_model.bin").write_bytes(b"")
     return at

@@ -11,7 +11,7 @@ from sani.blocks import corpus_fingerprint
 from sani.data.corpora import with_strangers
 from sani.data.surrogates import counterfactual
 from sani.models import shipped
-from sani.runs import weights_folder
+from sani.runs import WEIGHTS
 from sani.weights import build
 from sani.weights.build import manifest
 
@@ -20,14 +20,14 @@ NAMES = list(build.RECIPES)
 
 def test_all_that_is_built_ships_and_is_small():
     assert sorted(NAMES) == shipped()
-    sizes = {name: sum(p.stat().st_size for p in (weights_folder() / name).iterdir()) for name in NAMES}
+    sizes = {name: sum(p.stat().st_size for p in (WEIGHTS / name).iterdir()) for name in NAMES}
     assert max(sizes.values()) <= 4_000_000 and sum(sizes.values()) <= 20_000_000
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_files_are_those_of_the_manifest(name):
     told = manifest(name)
-    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (weights_folder() / name).iterdir()}
+    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (WEIGHTS / name).iterdir()}
     files.pop("manifest.json")
     assert files == told["sha256"] and "model.safetensors" in files
     assert told["command"] == f"python -m sani.weights.build {name}"
@@ -36,7 +36,7 @@ def test_files_are_those_of_the_manifest(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_measured_again_they_pass_their_thresholds(name):
     told = manifest(name)
-    folder = weights_folder() / name
+    folder = WEIGHTS / name
     tagger = AutoModelForTokenClassification, AutoTokenizer
     loaded = [kind.from_pretrained(folder) for kind in tagger] if name == "tiny-ner" else load_model(name)
     measured = build.RECIPES[name].measure(*loaded)
