@@ -112,3 +112,20 @@ def test_a_repairs_rates_are_those_that_the_rule_finds_on_the_committed_sweep(na
     for table in whole:
         found |= rates.chosen(table, deltas_of(setting)["in_place"])
     assert dict(setting.repair_rates) == found
+
+
+def test_the_page_of_results_tells_what_the_committed_sweep_of_gpt2_found(monkeypatch):
+    figures = PACKAGE.parent / "figures"
+    monkeypatch.setenv("SANI_FIGURES", str(figures))
+    table = pd.read_parquet(measured.file_of(SETTINGS["tiny-gpt2"], "rates"))
+    means = table.groupby([*rates.Point._fields, "metric"], observed=True)["value"].mean().unstack("metric")
+    asked = ["regurgitation of direct identifiers", "exposure of names", "utility", "utility_heldout"]
+    named = {"repair-only, untied": "untied-repair-only", "pruning, untied": "untied-pruning"}
+    text = (figures / "README.md").read_text(encoding="utf-8")
+    rows = text.split("| means over seeds 0 to 2 | rate |")[1].split("\n\n")[0].splitlines()[2:]
+    told = [[cell.strip(" *") for cell in row.strip("|").split("|")] for row in rows]
+    methods = [named.get(name, name).lower().replace(" ", "-") for name, *_ in told]
+    assert set(methods) == {"base", "unprotected", *rates.SWEPT}
+    for method, (_, rate, *cells) in zip(methods, told):
+        found = means.loc[method, 0.0 if rate == "–" else float(rate)]
+        assert [float(cell) for cell in cells] == pytest.approx(found[asked].tolist(), abs=0.00051), (method, rate)
