@@ -173,6 +173,8 @@ def planned(
         if causal and not cost:
             why[name] = "is for masked models"
             continue
+        if SAME.get(name) in costs and _is_tied(model):
+            cost = 0.0
         needed += cost
         if cost <= left:
             costs[name] = cost

@@ -94,7 +94,11 @@ def test_where_nothing_is_untied_one_relearning_stands_for_both(made, fails):
     one, other = (found.rows[found.rows["attack"] == name].drop(columns="attack") for name in asked["attacks"])
     assert calls == ["relearn-value"] and len(one) and one.reset_index(drop=True).equals(other.reset_index(drop=True))
     assert {key[0] for key in found.draws} == set(asked["attacks"])
-    audit(sani.erase(model, "lm-head"), blocks, **asked)
+    once = 17.5 * pass_cost(model, blocks)
+    assert set(audit(model, blocks, **asked | {"budget": once, "keep": None}).rows["attack"]) == set(asked["attacks"])
+    apart = sani.erase(model, "lm-head")
+    assert auditing.planned(apart, blocks, {}, once, asked["attacks"])[0].keys() == {"relearn"}
+    audit(apart, blocks, **asked)
     assert calls[1:] == ["relearn-value", "retie-relearn-value"]
 
 
