@@ -18,6 +18,7 @@ from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from .devices import processes
+from .models import is_tied
 from .runs import (
     alone,
     cleared,
@@ -90,7 +91,7 @@ class State:
         key = parameters | {
             "blocks": keyed(tensors_fingerprint(read, str(read["input_ids"].shape))),
             "model": model_fingerprint(model),
-            "tied": model.get_output_embeddings().weight is model.get_input_embeddings().weight,
+            "tied": is_tied(model),
             "frozen": [name for name, weight in model.named_parameters() if not weight.requires_grad],
             "source": code_fingerprint("sani.training"),
         }

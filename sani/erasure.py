@@ -7,10 +7,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from .models import check_model, clone, family, untie, warn_when_saved
+from .models import check_model, clone, family, is_tied, untie, warn_when_saved
 from .runs import checked, one_of
 
 TARGETS = ("lm-head", "head-transform", "last-block-output", "last-block")
+USUAL = {False: "lm-head", True: "last-block"}  # of masked and of causal models, by the worst attack on either
 FILLS = ("zero", "init", "pretrained")
 NEURONS = ("random", "magnitude", "activation")  # how the neurons to erase are chosen: see `magnitude`, `activation`
 
@@ -25,6 +26,12 @@ Linear = nn.Linear | Conv1D  # GPT-2's Conv1D is a linear map whose weight lies 
 def targets(model: PreTrainedModel) -> tuple[str, ...]:
     """The readings of "last layer" that a model's family has."""
     return tuple(t for t in TARGETS if t != "head-transform" or family(model).transform)
+
+
+def usual_target(model: PreTrainedModel) -> str:
+    """The reading of "last layer" that is erased unless another is asked for: USUAL."""
+    check_model(model)
+    return USUAL[family(model).causal]
 
 
 def block_targets(model: PreTrainedModel) -> tuple[str, ...]:
@@ -70,7 +77,7 @@ def erasable(
 
 def erase(
     model: PreTrainedModel,
-    target: str = "lm-head",
+    target: str | None = None,
     fraction: float = 0.5,
     fill: str = "zero",
     seed: int = 0,
@@ -84,8 +91,9 @@ def erase(
     (the paper's), `init` (drawn as the model family initialises its weights), `pretrained` (the same rows of
     `reference`). With `scores`, a value for each neuron (n,) by name of the layer, those with the highest go instead of
     random ones. `lm-head` unties the output matrix from the input embeddings first. Targets: `targets`,
-    `block_targets`. Raises TypeError or ValueError for bad arguments. Source: PAPER §3.2, §4.2.
+    `block_targets`, by default `usual_target`. Raises TypeError or ValueError for bad arguments. Source: PAPER §3.2.
     """
+    target = target or usual_target(model)
     shapes = erasable(model, target, fraction, fill, reference)
     generator = torch.Generator().manual_seed(checked("seed", seed, int, 0, 2**32 - 1))
     if scores is not None:
@@ -94,7 +102,7 @@ def erase(
             raise ValueError(f"scores must hold one finite value per neuron of {', '.join(shapes)}")
     model = model if inplace else clone(model)
     if target == "lm-head":
-        tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        tied = is_tied(model)
         untie(model)
         if tied:
             warn_when_saved(model, STILL_INSIDE)

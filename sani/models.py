@@ -4,7 +4,6 @@ import copy
 import os
 import re
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from types import MethodType
 from typing import NamedTuple
@@ -91,7 +90,7 @@ def check_model(model, name: str = "model") -> None:
 
 def family(model: PreTrainedModel) -> Family:
     """The family of a language model. Raises ValueError for one without LM head or of an unknown family."""
-    found = _family_named(getattr(model.config, "model_type", type(model).__name__))
+    found = family_named(getattr(model.config, "model_type", type(model).__name__))
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
         raise ValueError(
             f"{type(model).__name__} has no LM head, so it predicts no token; load it with sani.load_model, "
@@ -100,7 +99,8 @@ def family(model: PreTrainedModel) -> Family:
     return found
 
 
-def _family_named(kind: str) -> Family:
+def family_named(kind: str) -> Family:
+    """The family of a config's model_type. Raises ValueError for an unknown one."""
     if kind not in FAMILIES:
         raise ValueError(f"models of type {kind!r} are not supported; known are {', '.join(FAMILIES)}")
     return FAMILIES[kind]
@@ -161,7 +161,7 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     config = read(AutoConfig, name)
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{name}: its weights are quantised, so they cannot be trained; use those they were made from")
-    causal, tokenizer = _family_named(config.model_type).causal, read(AutoTokenizer, name)
+    causal, tokenizer = family_named(config.model_type).causal, read(AutoTokenizer, name)
     size = len(tokenizer)
     unfit = {
         "the tokenizer (tokenizer.json, vocab.txt, …) is missing": size <= len(tokenizer.all_special_ids),
@@ -250,12 +250,6 @@ def read(kind, name: str | Path, **more):
         ) from error
 
 
-@cache
-def is_causal(name: str | Path) -> bool:
-    """Whether a model predicts the next token (GPT-2, Llama, …) rather than masked ones, by its config.json alone."""
-    return _family_named(read(AutoConfig, name).model_type).causal
-
-
 def source(name: str | Path) -> tuple[str, dict]:
     """Folder or Hub id of a model, and the options to load it with. Raises TypeError, ValueError, FileNotFoundError."""
     if str(name).lower().endswith(".gguf"):
@@ -317,6 +311,11 @@ def untie(model: PreTrainedModel) -> PreTrainedModel:
     model.config.tie_word_embeddings = False
     model.all_tied_weights_keys = {}
     return model
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether the output matrix is the input embeddings."""
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 @torch.no_grad()

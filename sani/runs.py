@@ -56,9 +56,6 @@ def figure_file(name: str) -> Path:
     return found if found.exists() else home() / "figures" / name
 
 
-# --- keys
-
-
 def fingerprint(*values) -> str:
     """16 hex digits of the sha256 of values that JSON can hold; others raise, so that nothing hashes by address."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
@@ -152,9 +149,6 @@ def run_folder(stage: str, module: str, **arguments) -> Path:
     return runs_folder() / f"{stage}-{keyed(code_fingerprint(module), arguments)}"
 
 
-# --- arguments
-
-
 def checked(name: str, value, kind: type, low=None, high=None, above=None):
     """An argument of some kind, numpy's as Python's; int will do for float, bool will not.
 
@@ -198,9 +192,6 @@ def named_file(path: str | Path) -> Path:
     if str(found).startswith("~"):
         raise ValueError(f"{path}: the home folder of no known user; write the path out")
     return found
-
-
-# --- folders
 
 
 def private_folder(path: str | Path) -> Path:

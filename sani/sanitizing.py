@@ -9,7 +9,7 @@ from typing import NamedTuple
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .erasure import erasable, erase
+from .erasure import erasable, erase, usual_target
 from .importance import scores_of
 from .predictions import check_blocks
 from .runs import one_of
@@ -83,7 +83,7 @@ def sanitize(
     method: str = "sani",
     epochs: float = 13,
     seed: int = 0,
-    target: str = "lm-head",
+    target: str | None = None,
     fraction: float = 0.5,
     fill: str = "zero",
     neurons: str = "random",
@@ -100,13 +100,14 @@ def sanitize(
     (`base`) `return-anchor`, and where names share their tokens with ordinary words `rewind-anchor`; without it
     `sani-equalise`.
 
-    target, fraction, fill: as in `erase`; `neurons` are the paper's `random` ones, the `magnitude` by their weights, or
-    the most `activation` on listed terms. `base`, the model before fine-tuning, and `counterfactual_blocks` are for the
-    controls that start from them; `counterfactual` trains `training_epochs`. `logit-filter` returns the same weights
-    with a filter that `evaluate` and `generate` apply: of the terms that stand in the blocks, and with `blacklist` and
+    target, fraction, fill: as in `erase`; by default "lm-head" of masked models, "last-block" of causal ones, by the
+    worst attack on either. `neurons` are the paper's `random` ones, the `magnitude` by their weights, or the most
+    `activation` on listed terms. `base`, the model before fine-tuning, and `counterfactual_blocks` are for the controls
+    that start from them; `counterfactual` trains `training_epochs`. `logit-filter` returns the same weights with a
+    filter that `evaluate` and `generate` apply: of the terms that stand in the blocks, and with `blacklist` and
     `tokenizer` of all terms listed there that count everywhere. `rewind`, `return-rows`, `ssd`, `selective-pruning` and
-    `privacy-neurons` train nothing, so epochs do not matter. Other options: as in `fine_tune`, but methods that ask for
-    something at listed targets choose what.
+    `privacy-neurons` train nothing. Other options: as in `fine_tune`, but methods that ask for something at listed
+    targets choose what.
     Raises TypeError or ValueError for bad or missing arguments, those that the method ignores, and blocks that list
     nothing, before any work.
     """
@@ -128,5 +129,6 @@ def sanitize(
     Options(**{"objective": objective_of(model), "epochs": trained, "seed": seed} | options)
     if not info["terms"] and method not in ("base", "counterfactual", "logit-filter"):
         raise ValueError("the blocks list no term, so nothing would be forgotten; pass a blacklist to sani.encode")
+    asked["target"] = target or usual_target(model)
     repaired = partial(repair, blocks=blocks, epochs=epochs, seed=seed, **options)
     return run(**asked, progress=options.get("progress", True), repaired=repaired)

@@ -27,8 +27,9 @@ from sani.blocks import info, tensors
 from sani.erasure import layers, targets
 from sani.masking import IGNORE, DataCollatorForPPCLM, clm, ppclm
 from sani.methods.pruning import prune
-from sani.models import FAMILIES, PAD, clone, is_causal, logits_at
+from sani.models import FAMILIES, PAD, clone, logits_at
 from sani.predictions import layout, passes, portions, predict, takes_masks
+from sani.study.setting import Setting
 
 KINDS = ("gpt2", "llama")
 
@@ -127,8 +128,8 @@ def test_a_vocabulary_with_spare_rows_is_not_widened(tmp_path):
 
 
 def test_the_config_tells_the_family(loaded, tmp_path):
-    assert is_causal(tmp_path / "there")
-    assert not is_causal("tiny-bert")
+    assert Setting(model=str(tmp_path / "there")).causal
+    assert not Setting(model="tiny-bert").causal
 
 
 # --- rows and objectives
@@ -284,6 +285,13 @@ def test_targets_of_the_family(loaded):
     assert targets(model) == ("lm-head", "last-block-output", "last-block")
     with pytest.raises(ValueError, match="not in a .* has lm-head, last-block-output, last-block"):
         sani.erase(model, "head-transform")
+
+
+def test_unless_another_target_is_asked_for_the_last_block_is_erased(loaded):
+    model = loaded[0]
+    erased, asked = sani.erase(model, seed=3), sani.erase(model, "last-block", seed=3)
+    assert all(torch.equal(one, other) for one, other in zip(erased.parameters(), asked.parameters(), strict=True))
+    assert any(not torch.equal(one, other) for one, other in zip(erased.parameters(), model.parameters()))
 
 
 @pytest.mark.parametrize("target", ["lm-head", "last-block-output", "last-block"])

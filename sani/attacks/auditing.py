@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import blocks as blocks_
 from ..erasure import linear_layers
-from ..models import family, hidden_states
+from ..models import family, hidden_states, is_tied
 from ..predictions import check_blocks, evaluating
 from ..resampling import interval
 from ..runs import checked, keyed, one_of
@@ -173,7 +173,7 @@ def planned(
         if causal and not cost:
             why[name] = "is for masked models"
             continue
-        if SAME.get(name) in costs and _is_tied(model):
+        if SAME.get(name) in costs and is_tied(model):
             cost = 0.0
         needed += cost
         if cost <= left:
@@ -247,7 +247,7 @@ def _run(
                 else:
                     asked = one if name in SERVED else _saved(one)
                     run = partial(_function(name), **given | {"model": asked})
-                    twin = SAME.get(name) if _is_tied(one) else None
+                    twin = SAME.get(name) if is_tied(one) else None
                     rows = None if twin in failed else told_by.get((twin, side))
                     if rows is None:
                         rows = _tried(partial(keep, f"{name}-{side}", run), name, failed)
@@ -289,10 +289,6 @@ def _judged(table: pd.DataFrame, draws: Mapping, of_chance: Mapping, filtered: b
 def of_distance(low: float, high: float) -> tuple[float, float]:
     """The interval of a distance, from that of the difference."""
     return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
-
-
-def _is_tied(model: PreTrainedModel) -> bool:
-    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def _saved(model: PreTrainedModel) -> PreTrainedModel:

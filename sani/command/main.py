@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from ..checkpoints import NonFiniteLoss
-from ..erasure import TARGETS
+from ..erasure import TARGETS, USUAL
 from ..runs import PACKAGE, replacing, runs_folder
 from . import checking, publishing, stages
 from .inputs import load
@@ -52,8 +52,8 @@ def options(*names: str):
         "audit_epochs": click.option("--audit-epochs", type=float, default=13.0,
                                      help="what the attacks on a model may cost, in epochs of repair"),
         "method": click.option("--method", type=click.Choice(stages.CHOICES), default=stages.DEFAULT),
-        "target": click.option("--target", default="lm-head",
-                               help=f"the last layer: {', '.join(TARGETS)}"),
+        "target": click.option("--target", help=f"the last layer: {', '.join(TARGETS)}  [default: "
+                               f"{USUAL[False]}, of causal models {USUAL[True]}]"),
         "budget": click.option("--budget", default="20%", metavar="SHARE",
                                help="of the cost of --trained-epochs that the method may take: 20% of 64 are 13"
                                " epochs of repair"),

@@ -19,6 +19,7 @@ from ..blocks import corpus_fingerprint
 from ..checkpoints import model_fingerprint
 from ..erasure import STILL_INSIDE
 from ..methods.budget import epochs_within, multiply_adds
+from ..models import is_tied
 from ..runs import alone, private_folder, replacing, run_folder
 from ..sanitizing import METHODS, sanitize
 from .inputs import Inputs, Text
@@ -132,11 +133,7 @@ def _counted(count: Callable[..., float], inputs: Inputs, asked: dict, epochs: f
 
 def given_away(model: PreTrainedModel, clean: PreTrainedModel) -> str | None:
     """What saving warns of where the output matrix was untied; read back from disk, a model has lost its warning."""
-    return STILL_INSIDE if tied(model) and not tied(clean) else None
-
-
-def tied(model: PreTrainedModel) -> bool:
-    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return STILL_INSIDE if is_tied(model) and not is_tied(clean) else None
 
 
 def audited(

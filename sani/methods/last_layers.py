@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..erasure import STILL_INSIDE
-from ..models import clone, family, untie, warn_when_saved
+from ..models import clone, family, is_tied, untie, warn_when_saved
 
 K = 1  # blocks
 
@@ -19,7 +19,7 @@ def cf_k(model: PreTrainedModel, repaired, **_) -> PreTrainedModel:
 
 
 def eu_k(model: PreTrainedModel, seed: int, repaired, **_) -> PreTrainedModel:
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    tied = is_tied(model)
     model = untie(clone(model))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)

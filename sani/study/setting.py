@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import get_origin
 
+from transformers import AutoConfig
+
 from ..erasure import TARGETS
-from ..models import is_causal
+from ..models import family_named, read
 from ..results.objectives import OBJECTIVES
 from ..runs import checked, one_of
 
@@ -130,12 +133,18 @@ class Setting:
 
     @property
     def causal(self) -> bool:
-        return is_causal(self.model)
+        return _is_causal(self.model)
 
     @property
     def objectives(self) -> tuple[str, str, str]:
         """How its family names fine-tuning on raw text, on pseudonymised text, and without listed targets."""
         return OBJECTIVES[self.causal]
+
+
+@cache
+def _is_causal(model: str) -> bool:
+    """By the config.json alone."""
+    return family_named(read(AutoConfig, model).model_type).causal
 
 
 KINDS |= {field.name: get_origin(field.type) or field.type for field in fields(Setting)}

@@ -7,6 +7,8 @@ import re
 import shutil
 import stat
 from html.parser import HTMLParser
+from importlib import import_module
+from inspect import signature
 
 import filelock
 import numpy as np
@@ -19,7 +21,9 @@ from sani import training
 from sani.attacks import auditing
 from sani.attacks.rows import resampled, row
 from sani.command import publishing, stages
+from sani.command.report import ERASING
 from sani.runs import LOCK, files_fingerprint
+from sani.sanitizing import METHODS
 
 from .conftest import call, home_at, leaks, sanitize, telling
 
@@ -50,6 +54,7 @@ def test_the_reports_numbers_are_those_of_the_saved_models(done, job):
         for metric, kind, context in (*taken, ("utility", "none", "visible")):
             assert rows[metric, kind, context]["value"] == measured.value(metric, kind, context=context)
     assert report["asked"]["options"]["epochs"] == 1  # 20 % of 5
+    assert report["asked"]["options"]["target"] == "lm-head"  # of masked models, unless asked for
     assert report["list"]["terms"] == len(blacklist) and report["list"]["found"]["no"] == 0
     assert {row["attack"] for row in report["attacks"]} == set(sani.attacks.auditing.ATTACKS)
     named = {row["what"].split(":")[0].removeprefix("attack ") for row in report["not_done"]}
@@ -303,9 +308,15 @@ def test_a_causal_model_is_sanitised_and_measured_alike(job, tmp_path):
     assert code in (0, 1), errors
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert report["done"]["causal"] and report["verdict"]["outcome"] != "met"  # neither base nor held-out text
+    assert report["asked"]["options"]["target"] == "last-block"
     assert "AutoModelForCausalLM" in (tmp_path / "out" / "README.md").read_text()
     assert not leaks(said + errors + json.dumps(report), telling(blacklist))
     assert {row["what"] for row in report["not_done"] if "--base" in row["why"]}
+
+
+def test_the_report_names_what_is_erased_by_methods_that_erase_by_target():
+    functions = {n: getattr(import_module(m.module), n.replace("-", "_")) for n, m in METHODS.items()}
+    assert {name for name, run in functions.items() if "target" in signature(run).parameters} == {*ERASING}
 
 
 def test_neither_control_nor_held_out_text_is_not_enough_evidence(job, tmp_path, monkeypatch):

@@ -1,14 +1,13 @@
 """The rules of the claims D, by hand on made-up findings."""
 
 from dataclasses import replace
-from inspect import signature
 
 import pandas as pd
 import pytest
 
+from sani.erasure import USUAL
 from sani.results.figures import save
 from sani.runs import PACKAGE
-from sani.sanitizing import sanitize
 from sani.study import audits
 from sani.study.audit_claims import AUDITED, Found, conditions, default_target, near_counterfactual, verdicts
 from sani.study.audits import models
@@ -115,9 +114,9 @@ def test_the_default_target_by_hand_and_on_the_committed_audit(monkeypatch):
     values |= {("sani last-block", "as-it-is", "exposure", ""): 0.53}
     assert default_target(made_up(values=values), TINY) == "last-block-output"
     monkeypatch.setenv("SANI_FIGURES", str(PACKAGE.parent / "figures"))
-    table = pd.read_parquet(file_of(SETTINGS["small"], "audit")).query("seed < 3")
-    usual = signature(sanitize).parameters["target"].default
-    assert set(table["seed"]) == {0, 1, 2} and default_target(table, SETTINGS["small"]) == usual
+    for setting in (SETTINGS["small"], GPT):
+        table = pd.read_parquet(file_of(setting, "audit")).query("seed < 3")
+        assert set(table["seed"]) == {0, 1, 2} and default_target(table, setting) == USUAL[setting.causal]
 
 
 def test_the_page_of_results_tells_what_the_committed_audit_found(monkeypatch):
