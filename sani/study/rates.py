@@ -58,6 +58,7 @@ def _measure(setting: Setting, seed: int, point: Point) -> Found:
             model = fine_tune(data.base, data.raw, epochs=setting.epochs, **options)
         elif point.rate:
             unprotected = control(setting, seed, "unprotected")
+            options |= {"target": "lm-head"} if point.method == "sani" else {}
             model = sanitize(unprotected, data.raw, point.method, setting.repair_epochs, base=data.base, **options)
         else:
             model = control(setting, seed, point.method)

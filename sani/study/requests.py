@@ -82,6 +82,7 @@ def _answered(setting: Setting, seed: int, point: Point) -> PreTrainedModel:
     }
     arguments = asdict(setting) | {"repair_rates": options["learning_rate"], "inputs": inputs(setting), "seed": seed}
     options["run_dir"] = run_folder("request", __name__, **arguments, point=point)
+    options |= {"target": target} if (target := run_of(setting, point.method).target) else {}
     return sanitize(start, blocks, point.method, setting.repair_epochs, base=data.base, **options)
 
 
