@@ -183,7 +183,8 @@ figures.present(
 # *Share of direct (left) and indirect (right) identifiers that each method predicts in the end.*
 #
 # ## The same on GPT-2 (the paper's Figure 5)
-# CLM, CLMA and PPCLM in the place of MLM, MLMA and PPMLM, over five seeds (`python -m sani.study ledger --setting tiny-gpt2`).
+# CLM, CLMA and PPCLM in the place of MLM, MLMA and PPMLM, over five seeds: the first edition, whose repair took the
+# fine-tuning's learning rate; [at a swept one](../figures/README.md#on-gpt-2) SANI loses a quarter as much utility.
 # This notebook itself runs on GPT-2 with `papermill -f notebooks/presets/tiny-gpt2.yaml`.
 
 # %%

@@ -93,7 +93,7 @@ asked = {
     "base": base or None,
     "heldout": heldout or None,
     "method": method or stages.DEFAULT,
-    "target": "lm-head",
+    "target": None,
     "epochs": epochs,
     "learning_rate": learning_rate or None,
     "batch_size": 8,

@@ -11,7 +11,7 @@ from .models import check_model, clone, family, is_tied, untie, warn_when_saved
 from .runs import checked, one_of
 
 TARGETS = ("lm-head", "head-transform", "last-block-output", "last-block")
-USUAL = {False: "lm-head", True: "last-block"}  # of masked and of causal models, by the worst attack on either
+USUAL = {False: "lm-head", True: "last-block"}  # of masked and of causal models: `study.audit_claims.default_target`
 FILLS = ("zero", "init", "pretrained")
 NEURONS = ("random", "magnitude", "activation")  # how the neurons to erase are chosen: see `magnitude`, `activation`
 
@@ -93,7 +93,7 @@ def erase(
     random ones. `lm-head` unties the output matrix from the input embeddings first. Targets: `targets`,
     `block_targets`, by default `usual_target`. Raises TypeError or ValueError for bad arguments. Source: PAPER §3.2.
     """
-    target = target or usual_target(model)
+    target = usual_target(model) if target is None else target
     shapes = erasable(model, target, fraction, fill, reference)
     generator = torch.Generator().manual_seed(checked("seed", seed, int, 0, 2**32 - 1))
     if scores is not None:

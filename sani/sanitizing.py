@@ -100,8 +100,8 @@ def sanitize(
     (`base`) `return-anchor`, and where names share their tokens with ordinary words `rewind-anchor`; without it
     `sani-equalise`.
 
-    target, fraction, fill: as in `erase`; by default "lm-head" of masked models, "last-block" of causal ones, by the
-    worst attack on either. `neurons` are the paper's `random` ones, the `magnitude` by their weights, or the most
+    target, fraction, fill: as in `erase`; by default "lm-head" of masked models, "last-block" of causal ones, after
+    attacks on tiny ones. `neurons` are the paper's `random` ones, the `magnitude` by their weights, or the most
     `activation` on listed terms. `base`, the model before fine-tuning, and `counterfactual_blocks` are for the controls
     that start from them; `counterfactual` trains `training_epochs`. `logit-filter` returns the same weights with a
     filter that `evaluate` and `generate` apply: of the terms that stand in the blocks, and with `blacklist` and
@@ -129,6 +129,6 @@ def sanitize(
     Options(**{"objective": objective_of(model), "epochs": trained, "seed": seed} | options)
     if not info["terms"] and method not in ("base", "counterfactual", "logit-filter"):
         raise ValueError("the blocks list no term, so nothing would be forgotten; pass a blacklist to sani.encode")
-    asked["target"] = target or usual_target(model)
+    asked["target"] = usual_target(model) if target is None else target
     repaired = partial(repair, blocks=blocks, epochs=epochs, seed=seed, **options)
     return run(**asked, progress=options.get("progress", True), repaired=repaired)

@@ -94,7 +94,7 @@ def test_causal(corpus):
     blocks = sani.encode(corpus, tokenizer, sani.Blacklist.from_annotations(corpus), 32)
     with pytest.raises(ValueError, match="input embeddings alone.*lm-head"):
         sani.repair(model, blocks, 1, scope="head")
-    erased = sani.erase(model)
+    erased = sani.erase(model, "lm-head")
     clean = sani.repair(erased, blocks, 2, learning_rate=1e-2, batch_size=4, scope="head", progress=False)
     different = [n for n, p in clean.named_parameters() if not torch.equal(p, erased.get_parameter(n))]
     assert different == ["lm_head.weight"]

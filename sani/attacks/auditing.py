@@ -125,7 +125,7 @@ def audit(
     the model itself, `heldout` counted, by default a repair's of 13 epochs; models beside cost as much again each. What
     it does not cover, and what lacks an argument, is `not run`, which is not `passed`. keep: called for each attack on
     each model with a name and what makes its rows; returns them, made now or kept from an earlier call. Of a model
-    whose matrices are tied `retie-relearn` is `relearn`, made once.
+    whose matrices are tied `retie-relearn` is `relearn`, made once (but counted twice by the budget).
     Raises TypeError or ValueError for bad arguments, before any work. No row holds a term or text.
     """
     given = dict(locals())
@@ -163,7 +163,7 @@ def planned(
     whole = REPAIR * pass_cost(model, blocks) if budget is None else checked("budget", budget, float, above=0)
     causal, costs, why, needed = family(model).causal, {}, {}, 0.0
     of_attack = _costs(chosen, model, blocks, given.get("heldout"))
-    for name in sorted(of_attack, key=lambda name: (name != "as-it-is", of_attack[name])):
+    for name in sorted(of_attack, key=lambda name: (name != "as-it-is", of_attack[name], name in SAME)):
         cost, left = of_attack[name], whole - sum(costs.values())
         asked = [p.name for p in signature(_function(name)).parameters.values() if p.default is p.empty]
         lacking = [argument for argument in asked if given.get(argument, model) is None]
@@ -173,8 +173,6 @@ def planned(
         if causal and not cost:
             why[name] = "is for masked models"
             continue
-        if SAME.get(name) in costs and is_tied(model):
-            cost = 0.0
         needed += cost
         if cost <= left:
             costs[name] = cost

@@ -13,11 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..blocks import encode
 from ..checkpoints import model_fingerprint
 from ..data.corpora import load_corpus
+from ..erasure import usual_target
 from ..models import load_model, positions, shipped, source
 from ..predictions import check_blocks
 from ..text.blacklists import Blacklist
 
 ANNOTATIONS = "annotations"  # as BLACKLIST: the identifiers that the corpus itself marks
+ERASING = ("sani", "sani-equalise")  # the methods that take a target
 LONGEST = 512  # tokens of a row, if model and tokenizer take as many
 MODELS = ("base", "before", "counterfactual")
 TEXTS = ("heldout", "public")
@@ -71,7 +73,8 @@ def stay_offline(models: list[str | None]) -> None:
 def load(asked: dict, say: Callable[[str], None], progress: bool = True) -> Inputs:
     """Load what a command was given, by the names of its options (None for what was not), and check that it fits.
 
-    Raises TypeError, ValueError or FileNotFoundError, as `load_model`, `load_corpus`, `Blacklist` and `encode` do.
+    Says in `asked` what is erased where nobody did. Raises TypeError, ValueError or FileNotFoundError, as `load_model`,
+    `load_corpus`, `Blacklist` and `encode` do.
     """
     stay_offline([asked["model"], *(asked.get(name) for name in MODELS)])
     say("reading the model, the text and the list")
@@ -93,6 +96,8 @@ def load(asked: dict, say: Callable[[str], None], progress: bool = True) -> Inpu
     texts = {name: _text(asked, name, tokenizer, blacklist, size, progress) for name in TEXTS if asked.get(name)}
     given = ("model", "corpus", "blacklist", *MODELS, *TEXTS)
     names = {name: shown(asked[name], blacklist) for name in given if asked.get(name)}
+    if asked.get("method") in ERASING and not asked.get("target"):
+        asked["target"] = usual_target(model)
     return Inputs(model, tokenizer, corpus, blacklist, blocks, size, models, texts, names)
 
 

@@ -11,10 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from transformers import PreTrainedModel
 
 from .. import blocks as blocks_
-from ..erasure import usual_target
 from ..sanitizing import METHODS
 from .inputs import Inputs
 from .questions import answers
@@ -25,7 +23,6 @@ OPTIONS = (
     "method", "target", "budget", "trained_epochs", "epochs", "learning_rate", "batch_size", "seed", "kind", "rare",
     "records", "text_column", "audit_epochs",
 )  # fmt: skip
-ERASING = ("sani", "sani-equalise")  # the methods that take a target
 KINDS = {
     "all": "all listed",
     "direct": "direct",
@@ -56,11 +53,6 @@ LIMITS = (
 )
 
 
-def _erased(asked: Mapping, model: PreTrainedModel) -> dict:
-    """What was erased, also where nobody said what."""
-    return {"target": asked.get("target") or usual_target(model)} if asked["method"] in ERASING else {}
-
-
 def evidence(inputs: Inputs, asked: Mapping, found: Mapping, accept: Mapping[str, float]) -> dict:
     """The report as JSON holds it. Deterministic: the date is that of the first start."""
     info, model = blocks_.info(inputs.blocks), inputs.model
@@ -74,7 +66,7 @@ def evidence(inputs: Inputs, asked: Mapping, found: Mapping, accept: Mapping[str
             {"key": key, "accepted": accept.get(key), "default": default, "rule": rule}
             for key, (default, rule) in THRESHOLDS.items()
         ],
-        "asked": {"files": inputs.names, "options": {name: asked.get(name) for name in OPTIONS} | _erased(asked, model)}
+        "asked": {"files": inputs.names, "options": {name: asked.get(name) for name in OPTIONS}}
         | {"block_size": inputs.block_size},
         "done": {
             "method": asked["method"],

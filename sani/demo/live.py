@@ -28,7 +28,7 @@ class Demo:
 
     def __init__(
         self, leaky: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Dataset, blacklist: Blacklist,
-        extra: Mapping[str, PreTrainedModel] | None = None, target: str = "lm-head", block_size: int = 128, **options,
+        extra: Mapping[str, PreTrainedModel] | None = None, target: str | None = None, block_size: int = 128, **options,
     ):  # fmt: skip
         self.leaky, self.tokenizer, self.corpus, self.blacklist = leaky, tokenizer, corpus, blacklist
         self.target, self.block_size, self.options = target, block_size, options

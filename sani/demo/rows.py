@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..erasure import layers, weight_matrix
+from ..erasure import layers, usual_target, weight_matrix
 from ..runs import checked
 
 ROWS = ["matrix", "row", "before", "after", "rows", "zero_before", "zero_after"]
 
 
 def row_norms(
-    before: PreTrainedModel, after: PreTrainedModel, target: str = "lm-head", sample: int = 100
+    before: PreTrainedModel, after: PreTrainedModel, target: str | None = None, sample: int = 100
 ) -> pd.DataFrame:  # fmt: skip
     """The lengths (L2 norms) of some rows of the erased matrix and of the input embeddings, before and after.
 
@@ -22,6 +22,7 @@ def row_norms(
     after. Raises TypeError or ValueError for bad arguments.
     """
     checked("sample", sample, int, 1)
+    target = usual_target(before) if target is None else target
     name = next(iter(layers(before, target)))
     models = (before, after)
     matrices = {

@@ -118,6 +118,7 @@ def teacher_setting(setting: Setting, plan: Plan) -> Setting:
 
 def model_of(setting: Setting, plan: Plan, seed: int, point: Point) -> PreTrainedModel:
     """The model of a point, trained first if it is not there."""
+    setting = replace(setting, repair_rates=())  # those were swept at another width
     if point.text:
         return _student(setting, plan, seed, point)
     at = teacher_setting(setting, plan) if point.size == "teacher" else setting
@@ -159,6 +160,7 @@ def table(setting: Setting, seeds: Sequence[int], plan: Plan, jobs: int = 0, pro
 
     Columns: setting, seed, those of Point, metric, value, low, high (95 % bootstrap intervals over records).
     """
+    setting = replace(setting, repair_rates=())
     for at, names in ((teacher_setting(setting, plan), TAUGHT), (setting, CONTROLS)):
         runs.complete(at, seeds, [_run(at, name) for name in names if name != "base"], jobs, progress)
     found = table_of("distilled", _measure, setting, seeds, POINTS, jobs, progress, plan=plan)

@@ -92,8 +92,8 @@ class Setting:
         """The setting of a notebook: of its parameters (as a mapping, `globals()`) those that are fields, and `more`.
 
         `preset` is the setting's name, and `classes` may be separated by commas. Of a setting of the ledger come the
-        rates of its repairs, unless model or learning rate is another. Raises TypeError or ValueError for a value that
-        a parameter cannot have, be it a field or not.
+        rates of its repairs, unless they are given, or model or learning rate is another. Raises TypeError or
+        ValueError for a value that a parameter cannot have, be it a field or not.
         """
         classes = parameters.get("classes", ())
         classes = tuple(filter(None, classes.split(","))) if isinstance(classes, str) else classes
@@ -101,7 +101,8 @@ class Setting:
         known["name"] = more.get("name", known.get("preset", cls.name))
         made = cls(**{field.name: known[field.name] for field in fields(cls) if field.name in known})
         usual = SETTINGS.get(made.name)
-        if usual and (made.model, made.learning_rate) == (usual.model, usual.learning_rate):
+        same = usual and (made.model, made.learning_rate) == (usual.model, usual.learning_rate)
+        if same and "repair_rates" not in known:
             made = replace(made, repair_rates=usual.repair_rates)
         return made
 

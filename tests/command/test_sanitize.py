@@ -21,7 +21,7 @@ from sani import training
 from sani.attacks import auditing
 from sani.attacks.rows import resampled, row
 from sani.command import publishing, stages
-from sani.command.report import ERASING
+from sani.command.inputs import ERASING
 from sani.runs import LOCK, files_fingerprint
 from sani.sanitizing import METHODS
 
