@@ -21,7 +21,7 @@ AUDITED = {
     "D3": "after relearning on other records, what SANI forgot is no nearer than to a model that never read it",
     "D4": "who is on the list cannot be told from SANI's model",
     "D5": "whose records were read can be told no better than from a model that never learned the list",
-    "D6": "listed terms come out of free samples no more often than from the base model",
+    "D6": "listed terms come out of free samples as often as from the base model, neither more nor less",
     "D7": "one reading of the last layer is safer under the worst attack than the next",
 }
 NEAR = 0.05  # of chance
