@@ -321,7 +321,7 @@ def test_a_worker_of_a_scheduler_is_killed_in_mid_run(toy, tmp_path):
 
         file = tmp_path / "scheduler.json"
         start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
-        until(file.exists)
+        until(lambda: file.exists() and file.read_text().rstrip().endswith("}"))  # it is not written at once
         address = pd.read_json(file, typ="series")["address"]
         options = ["--nthreads", "1", "--no-nanny", "--no-dashboard"]
         workers = [start("worker", address, *options) for _ in range(2)]
