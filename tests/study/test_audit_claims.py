@@ -1,7 +1,9 @@
 """The rules of the claims D, by hand on made-up findings."""
 
+import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -136,6 +138,12 @@ def test_the_page_of_results_tells_what_the_committed_audit_found(name, first, m
              ("benign-relearn", "exposure"), ("relearn", "exposure"), ("retie-relearn", "exposure")]  # fmt: skip
     told = [[cell.strip(" *") for cell in row.strip("|").split("|")] for row in rows]
     assert len(told) == table["model"].nunique() and set(table["seed"]) == {*range(15, 20)}
+    assert first or set(table["model"]) == {*models(SETTINGS[name])}
+    drawn = pd.read_csv(figures / f"use_case_a_{name.replace('-', '_')}_audit.csv")
+    anew = audits.overview(table, list(dict.fromkeys(table["model"])))
+    keys = ["model", "attack"]
+    drawn, anew = (one.set_index(keys)[["value", "chance", "distance"]].sort_index() for one in (drawn, anew))
+    assert drawn.index.equals(anew.index) and np.allclose(drawn, anew, atol=1e-5, equal_nan=True)
     for called, *cells in told:
         model = named.get(called, called.replace("SANI on `", "sani ").rstrip("`"))
         for cell, (attack, metric) in zip(cells, asked, strict=True):
@@ -217,3 +225,18 @@ def test_models_are_audited_once_and_kept(tmp_path, monkeypatch):
     assert set(again["model"]) == set(kept)
     with pytest.raises(pytest.fail.Exception, match="it was done"):
         audits.table(shorter, [3], jobs=1, progress=False, of=some)
+
+
+def test_the_page_of_results_tells_what_the_audited_gpt2_models_keep():
+    figures = PACKAGE.parent / "figures"
+    table = pd.concat([pd.read_parquet(figures / "measured" / f"tiny_gpt2-{seed}.parquet") for seed in range(15, 20)])
+    keys = ["seed", "method", "target"]
+    last = table[table["epoch"] == table.groupby(keys, observed=True)["epoch"].transform("max")]
+    last = last[(last["context"] == "visible") & (last["subset"] == "")]
+    means = last.groupby(["metric", "method", "target"], observed=True)["value"].mean()
+    text = (figures / "README.md").read_text(encoding="utf-8")
+    (said,) = re.findall(r"The price: (.+?)\. None forgets", " ".join(text.split()))
+    asked = [("sani", "last-block"), ("sani", "lm-head"), ("sani", "last-block-output"), ("clm", ""),
+             ("retrain-at-equal-cost", "")]  # fmt: skip
+    expected = [means[metric, *model] for metric in ("utility", "utility_heldout") for model in asked]
+    assert [float(number) for number in re.findall(r"0\.\d+", said)] == pytest.approx(expected, abs=0.00051)
